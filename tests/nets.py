@@ -517,7 +517,7 @@ class DataDependentNet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         rows = []
         for row in self.stem(x).relu().split(1):
-            branch = self.bright if float(row.mean()) > 0.5 else self.dark
+            branch = self.bright if float(row.mean()) > 0.32 else self.dark
             rows.append(branch(row))
         return self.fc(torch.cat(rows).relu().mean((2, 3)))
 
