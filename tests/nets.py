@@ -72,7 +72,8 @@ def calibrate(model: nn.Module, images: Tensor, seed: int = 0) -> nn.Module:
             momentum[module] = module.momentum
             module.train()
             module.momentum = 1.0
-            assert module.weight is not None and module.bias is not None
+            assert module.weight is not None
+            assert module.bias is not None
             module.weight.data.uniform_(0.6, 1.4, generator=generator)
             module.bias.data.normal_(0.0, 0.2, generator=generator)
     with torch.no_grad():

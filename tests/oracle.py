@@ -50,7 +50,7 @@ def grid(
         axes.append(spans)
     rows: list[list[tuple[int, int]]] = [[]]
     for spans in axes:
-        rows = [row + [span] for row in rows for span in spans]
+        rows = [[*row, span] for row in rows for span in spans]
     return torch.tensor([[a for a, _ in row] + [b for _, b in row] for row in rows])
 
 
