@@ -1,0 +1,93 @@
+// Binds ops.h: unpacks Python arguments, releases the GIL, and nothing else.
+//
+// An array comes as three arguments: data_ptr, shape and stride, both (n, c, *spatial).
+#include <pybind11/pybind11.h>
+
+#include <string>
+
+#include "cpu/isa.h"
+#include "ops.h"
+
+namespace py = pybind11;
+
+namespace backsight {
+namespace {
+
+int64_t item(const py::handle& sequence, Py_ssize_t i) {
+  const int64_t value = PyLong_AsLongLong(PySequence_Fast_GET_ITEM(sequence.ptr(), i));
+  if (value == -1 && PyErr_Occurred()) throw py::error_already_set();
+  return value;
+}
+
+Py_ssize_t length(const py::handle& sequence) {
+  if (!PyTuple_Check(sequence.ptr()) && !PyList_Check(sequence.ptr()))
+    throw py::type_error("expected a tuple or list of ints");
+  return PySequence_Fast_GET_SIZE(sequence.ptr());
+}
+
+// D values, padded in front to kAxes.
+void fill_axes(int64_t (&to)[kAxes], const py::handle& from, Py_ssize_t skip, int64_t padding) {
+  const Py_ssize_t dims = length(from) - skip;
+  if (dims < 1 || dims > kAxes)
+    throw py::value_error("expected 1 to 3 spatial axes, got " + std::to_string(dims));
+  for (int axis = 0; axis < kAxes; ++axis) {
+    const Py_ssize_t column = axis - (kAxes - dims);
+    to[axis] = column < 0 ? padding : item(from, skip + column);
+  }
+}
+
+View view(uintptr_t data, const py::handle& shape, const py::handle& stride) {
+  View v;
+  v.data = reinterpret_cast<char*>(data);
+  fill_axes(v.size, shape, 2, 1);
+  fill_axes(v.stride, stride, 2, 0);
+  v.n = item(shape, 0);
+  v.c = item(shape, 1);
+  v.stride_n = item(stride, 0);
+  v.stride_c = item(stride, 1);
+  return v;
+}
+
+const int64_t* int64s(uintptr_t data) { return reinterpret_cast<const int64_t*>(data); }
+
+SpliceParams splice_params(int dtype, uintptr_t base, const py::handle& base_shape,
+                           const py::handle& base_stride, uintptr_t base_index,
+                           const py::handle& base_at, const py::handle& extent, uintptr_t patch,
+                           const py::handle& patch_shape, const py::handle& patch_stride,
+                           uintptr_t patch_at, uintptr_t window_at, double outside, uintptr_t out,
+                           const py::handle& out_shape, const py::handle& out_stride) {
+  SpliceParams p;
+  p.dtype = static_cast<DType>(dtype);
+  p.base = view(base, base_shape, base_stride);
+  p.patch = view(patch, patch_shape, patch_stride);
+  p.out = view(out, out_shape, out_stride);
+  fill_axes(p.base_at, base_at, 0, 0);
+  fill_axes(p.extent, extent, 0, 1);
+  p.base_index = int64s(base_index);
+  p.patch_at = int64s(patch_at);
+  p.window_at = int64s(window_at);
+  p.dims = static_cast<int>(length(out_shape)) - 2;
+  p.outside = outside;
+  return p;
+}
+
+void splice_cpu(int threads, int dtype, uintptr_t base, py::handle base_shape,
+                py::handle base_stride, uintptr_t base_index, py::handle base_at,
+                py::handle extent, uintptr_t patch, py::handle patch_shape,
+                py::handle patch_stride, uintptr_t patch_at, uintptr_t window_at, double outside,
+                uintptr_t out, py::handle out_shape, py::handle out_stride) {
+  const SpliceParams p = splice_params(dtype, base, base_shape, base_stride, base_index, base_at,
+                                       extent, patch, patch_shape, patch_stride, patch_at,
+                                       window_at, outside, out, out_shape, out_stride);
+  py::gil_scoped_release release;
+  cpu::splice(p, threads);
+}
+
+}  // namespace
+}  // namespace backsight
+
+PYBIND11_MODULE(_C, m) {
+  m.doc() = "Kernels of backsight; call them through torch.ops.backsight.";
+  m.def("isa", &backsight::cpu::isa);
+  m.def("splice_cpu", &backsight::splice_cpu);
+}

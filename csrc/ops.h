@@ -1,0 +1,61 @@
+// The C++ contract: everything that crosses between Python and the kernels.
+//
+// Kernels never see tensors, only pointers, sizes and strides. The caller (src/backsight/ops) has
+// already checked shapes, dtypes and devices, allocated the output and set the current device; the
+// kernels neither allocate nor synchronise. Shared conventions:
+//   - One to three spatial axes; one or two are padded in front with axes of size 1.
+//   - Sizes and strides count elements. Strides may be 0 (expanded) or in any order.
+//   - Every output element is written (overwritten, never accumulated into). An empty output is a
+//     no-op. Outputs never overlap inputs.
+//   - Coordinates are int64, global, and of magnitude below 2^61.
+//   - Results depend neither on the number of threads nor on the instruction set.
+#pragma once
+
+#include <cstdint>
+
+namespace backsight {
+
+constexpr int kAxes = 3;  // spatial axes: depth, height, width
+
+enum class DType : int { kFloat64, kFloat32, kFloat16, kBFloat16 };
+
+// A strided (n, c, depth, height, width) array of some DType.
+struct View {
+  char* data;
+  int64_t n, c;
+  int64_t stride_n, stride_c;
+  int64_t size[kAxes];
+  int64_t stride[kAxes];
+};
+
+// B windows of M base maps, with a patch pasted over each. The cell of window b at global
+// coordinate g is, for every channel,
+//   outside                                if g lies outside [0, extent) on any axis, else
+//   patch[b, :, g - patch_at[b]]           if g lies in the patch, else
+//   base[base_index[b], :, g - base_at]    if g lies in the tile and 0 <= base_index[b] < M, else
+//   NaN                                    (the caller promised that the tile holds it).
+// Elements are copied bit for bit. A patch of size 0 on any axis is no patch.
+struct SpliceParams {
+  DType dtype;           // of base, patch and out
+  View base;             // (M, C, *T)
+  View patch;            // (B, C, *P)
+  View out;              // (B, C, *size), dense, contiguous or channels last
+  int64_t base_at[kAxes];  // global coordinate of the tile's first cell
+  int64_t extent[kAxes];   // size of the whole map
+  const int64_t* base_index;  // (B,)
+  const int64_t* patch_at;    // (B, dims) global coordinate of each patch's first cell
+  const int64_t* window_at;   // (B, dims) global coordinate of each window's first cell
+  int dims;                   // 1, 2 or 3: the columns of patch_at and window_at
+  double outside;             // rounded to dtype
+};
+
+namespace cpu {
+void splice(const SpliceParams& p, int threads);
+}  // namespace cpu
+
+namespace cuda {
+// `stream` is a cudaStream_t. Launches only: capturable in a graph.
+void splice(void* stream, const SpliceParams& p);
+}  // namespace cuda
+
+}  // namespace backsight

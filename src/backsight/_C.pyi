@@ -1,0 +1,25 @@
+"""The compiled module. An array comes as three arguments: data_ptr, shape and stride."""
+
+from collections.abc import Sequence
+
+def isa() -> str: ...
+def splice_cpu(
+    threads: int,
+    dtype: int,
+    base: int,
+    base_shape: Sequence[int],
+    base_stride: Sequence[int],
+    base_index: int,
+    base_at: Sequence[int],
+    extent: Sequence[int],
+    patch: int,
+    patch_shape: Sequence[int],
+    patch_stride: Sequence[int],
+    patch_at: int,
+    window_at: int,
+    outside: float,
+    out: int,
+    out_shape: Sequence[int],
+    out_stride: Sequence[int],
+    /,
+) -> None: ...

@@ -1,0 +1,7 @@
+"""The ops of backsight; importing this package registers them as ``torch.ops.backsight.*``."""
+
+import torch  # noqa: F401  (first: its OpenMP library is the one the kernels share)
+
+from backsight.ops.splice import splice
+
+__all__ = ["splice"]

@@ -1,0 +1,163 @@
+"""Schemas, fake kernels and argument checks of every op, in one place; backends only register.
+
+Shapes: D is the number of spatial axes, 1 to 3, and ``*S`` its sizes. Dense arrays are contiguous
+or channels last (``channels_last``, ``channels_last_3d``, and in 1-D the ``(B, C, L)`` view whose
+channel stride is 1). All coordinates are int64 and global.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+LIBRARY = torch.library.Library("backsight", "DEF")
+
+# Tensor dtypes and their codes in csrc/ops.h.
+DTYPES = {torch.float64: 0, torch.float32: 1, torch.float16: 2, torch.bfloat16: 3}
+
+_SPLICE = (
+    "Tensor base, Tensor base_index, int[] base_at, int[] extent, Tensor patch, Tensor patch_at, "
+    "Tensor window_at, int[] size, float outside=0.0"
+)
+
+
+def _define(name: str, arguments: str) -> None:
+    """Defines `name` and its overload `name.out`."""
+    tags = (torch.Tag.pt2_compliant_tag,)
+    LIBRARY.define(f"{name}({arguments}) -> Tensor", tags=tags)
+    LIBRARY.define(f"{name}.out({arguments}, *, Tensor(a!) out) -> Tensor(a!)", tags=tags)
+
+
+_define("splice", _SPLICE)
+
+
+# --- layouts ---------------------------------------------------------------------------------
+
+
+def is_channels_last(x: Tensor) -> bool:
+    """Whether the channels of `x` (B, C, *S) are denser than its last axis."""
+    return x.stride(1) < x.stride(-1)
+
+
+def empty_like_format(x: Tensor, shape: Sequence[int]) -> Tensor:
+    """An uninitialised dense tensor of `shape` in the memory format, dtype and device of `x`."""
+    if not is_channels_last(x):
+        return x.new_empty(shape)
+    if len(shape) == 3:
+        return x.new_empty((shape[0], shape[2], shape[1])).transpose(1, 2)
+    memory_format = torch.channels_last if len(shape) == 4 else torch.channels_last_3d
+    return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=memory_format)
+
+
+def is_dense(x: Tensor) -> bool:
+    """Whether `x` (B, C, *S) is contiguous or channels last."""
+    if x.is_contiguous():
+        return True
+    if x.dim() == 3:
+        return x.transpose(1, 2).is_contiguous()
+    memory_format = torch.channels_last if x.dim() == 4 else torch.channels_last_3d
+    return x.is_contiguous(memory_format=memory_format)
+
+
+# --- checks ----------------------------------------------------------------------------------
+
+
+def _check_array(op: str, name: str, x: Tensor) -> None:
+    if x.dtype not in DTYPES:
+        raise TypeError(
+            f"{op}: expected {name} of dtype float64, float32, float16 or bfloat16, got {x.dtype}"
+        )
+    if not 3 <= x.dim() <= 5:
+        raise ValueError(
+            f"{op}: expected {name} of shape (batch, channels, *spatial) with 1 to 3 spatial axes, "
+            f"got {tuple(x.shape)}"
+        )
+
+
+def _check_integers(op: str, name: str, x: Tensor, shape: tuple[int, ...], like: Tensor) -> None:
+    if x.dtype != torch.int64:
+        raise TypeError(f"{op}: expected {name} of dtype int64, got {x.dtype}")
+    if x.shape != shape:
+        raise ValueError(f"{op}: expected {name} of shape {shape}, got {tuple(x.shape)}")
+    if x.device != like.device:
+        raise ValueError(f"{op}: expected {name} on {like.device}, got {x.device}")
+
+
+def _check_same(op: str, name: str, x: Tensor, like_name: str, like: Tensor) -> None:
+    if x.dtype != like.dtype:
+        raise TypeError(
+            f"{op}: expected {name} of the dtype of {like_name}, {like.dtype}, got {x.dtype}"
+        )
+    if x.device != like.device:
+        raise ValueError(
+            f"{op}: expected {name} on the device of {like_name}, {like.device}, got {x.device}"
+        )
+
+
+def check_out(op: str, out: Tensor, shape: tuple[int, ...], like_name: str, like: Tensor) -> None:
+    """Refuses an `out` of a wrong shape, dtype or device."""
+    _check_same(op, "out", out, like_name, like)
+    if out.shape != shape:
+        raise ValueError(f"{op}: expected out of shape {shape}, got {tuple(out.shape)}")
+
+
+def check_splice(
+    base: Tensor,
+    base_index: Tensor,
+    base_at: Sequence[int],
+    extent: Sequence[int],
+    patch: Tensor,
+    patch_at: Tensor,
+    window_at: Tensor,
+    size: Sequence[int],
+) -> tuple[int, ...]:
+    """Refuses bad arguments of splice in a sentence; returns the shape of its result."""
+    _check_array("splice", "base", base)
+    _check_same("splice", "patch", patch, "base", base)
+    dims = base.dim() - 2
+    if patch.dim() != base.dim():
+        raise ValueError(
+            f"splice: expected patch with {dims} spatial axes like base, got {tuple(patch.shape)}"
+        )
+    windows = patch.shape[0]
+    channels = base.shape[1]
+    if patch.shape[1] != channels:
+        raise ValueError(
+            f"splice: expected patch with the {channels} channels of base, got {patch.shape[1]}"
+        )
+    for name, values in (("base_at", base_at), ("extent", extent), ("size", size)):
+        if len(values) != dims:
+            raise ValueError(
+                f"splice: expected {dims} ints in {name}, one a spatial axis, got {list(values)}"
+            )
+    if min(size) < 0:
+        raise ValueError(f"splice: expected a size of no negative ints, got {list(size)}")
+    _check_integers("splice", "base_index", base_index, (windows,), base)
+    _check_integers("splice", "patch_at", patch_at, (windows, dims), base)
+    _check_integers("splice", "window_at", window_at, (windows, dims), base)
+    if torch.is_grad_enabled() and (base.requires_grad or patch.requires_grad):
+        raise RuntimeError(
+            "splice is inference-only: call it under torch.no_grad(), or detach base and patch"
+        )
+    return (windows, channels, *size)
+
+
+# --- fake kernels ----------------------------------------------------------------------------
+
+
+@torch.library.register_fake("backsight::splice", lib=LIBRARY)
+def _(
+    base: Tensor,
+    base_index: Tensor,
+    base_at: Sequence[int],
+    extent: Sequence[int],
+    patch: Tensor,
+    patch_at: Tensor,
+    window_at: Tensor,
+    size: Sequence[int],
+    outside: float = 0.0,
+) -> Tensor:
+    shape = check_splice(base, base_index, base_at, extent, patch, patch_at, window_at, size)
+    return empty_like_format(base, shape)
