@@ -9,6 +9,7 @@ import torch
 
 from nets import NETS, Shape
 from oracle import grid, occluded, oracle
+from random_graphs import seeded_case
 
 captum_attr = pytest.importorskip("captum.attr")
 
@@ -114,3 +115,16 @@ def test_grid_by_hand() -> None:
         [3, 0, 5, 3],
         [3, 4, 5, 7],
     ]
+
+
+def test_random_graphs_are_healthy() -> None:
+    """What the generator draws runs, is finite, and moves its scores in almost every case."""
+    still = []
+    for seed in range(60):
+        case = seeded_case(seed)
+        base, drops = oracle(case.model, case.images, case.boxes, case.baseline)
+        assert base.isfinite().all()
+        assert drops.isfinite().all()
+        if drops.abs().max() < 1e-3 * base.abs().max():
+            still.append(seed)
+    assert len(still) <= 2
