@@ -270,7 +270,7 @@ class Drawing:
                 conv(outputs, outputs, 3, stride, 1),
             )
         pool: nn.Module
-        if kind == 3:
+        if kind == 3 or min(self.size) < 3:  # torch's 3-D average pool wants room for its kernel
             pool = MAX_POOL[d](3, stride, 1)
         else:
             pool = AVG_POOL[d](3, stride, 1, count_include_pad=bool(self.choose.integer(0, 1)))
