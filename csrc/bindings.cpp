@@ -50,6 +50,33 @@ View view(uintptr_t data, const py::handle& shape, const py::handle& stride) {
 
 const int64_t* int64s(uintptr_t data) { return reinterpret_cast<const int64_t*>(data); }
 
+OccludeParams occlude_params(int dtype, uintptr_t image, const py::handle& image_shape,
+                             const py::handle& image_stride, uintptr_t baseline,
+                             const py::handle& baseline_stride, uintptr_t boxes, int64_t copies,
+                             uintptr_t out, const py::handle& out_shape,
+                             const py::handle& out_stride) {
+  OccludeParams p;
+  p.dtype = static_cast<DType>(dtype);
+  p.image = view(image, image_shape, image_stride);
+  p.baseline = view(baseline, image_shape, baseline_stride);
+  p.out = view(out, out_shape, out_stride);
+  p.copies = copies;
+  p.boxes = int64s(boxes);
+  p.dims = static_cast<int>(length(out_shape)) - 2;
+  return p;
+}
+
+void occlude_cpu(int threads, int dtype, uintptr_t image, py::handle image_shape,
+                 py::handle image_stride, uintptr_t baseline, py::handle baseline_stride,
+                 uintptr_t boxes, int64_t copies, uintptr_t out, py::handle out_shape,
+                 py::handle out_stride) {
+  const OccludeParams p =
+      occlude_params(dtype, image, image_shape, image_stride, baseline, baseline_stride, boxes,
+                     copies, out, out_shape, out_stride);
+  py::gil_scoped_release release;
+  cpu::occlude(p, threads);
+}
+
 SpliceParams splice_params(int dtype, uintptr_t base, const py::handle& base_shape,
                            const py::handle& base_stride, uintptr_t base_index,
                            const py::handle& base_at, const py::handle& extent, uintptr_t patch,
@@ -72,10 +99,10 @@ SpliceParams splice_params(int dtype, uintptr_t base, const py::handle& base_sha
 }
 
 void splice_cpu(int threads, int dtype, uintptr_t base, py::handle base_shape,
-                py::handle base_stride, uintptr_t base_index, py::handle base_at,
-                py::handle extent, uintptr_t patch, py::handle patch_shape,
-                py::handle patch_stride, uintptr_t patch_at, uintptr_t window_at, double outside,
-                uintptr_t out, py::handle out_shape, py::handle out_stride) {
+                py::handle base_stride, uintptr_t base_index, py::handle base_at, py::handle extent,
+                uintptr_t patch, py::handle patch_shape, py::handle patch_stride,
+                uintptr_t patch_at, uintptr_t window_at, double outside, uintptr_t out,
+                py::handle out_shape, py::handle out_stride) {
   const SpliceParams p = splice_params(dtype, base, base_shape, base_stride, base_index, base_at,
                                        extent, patch, patch_shape, patch_stride, patch_at,
                                        window_at, outside, out, out_shape, out_stride);
@@ -89,5 +116,6 @@ void splice_cpu(int threads, int dtype, uintptr_t base, py::handle base_shape,
 PYBIND11_MODULE(_C, m) {
   m.doc() = "Kernels of backsight; call them through torch.ops.backsight.";
   m.def("isa", &backsight::cpu::isa);
+  m.def("occlude_cpu", &backsight::occlude_cpu);
   m.def("splice_cpu", &backsight::splice_cpu);
 }

@@ -28,6 +28,35 @@ struct View {
   int64_t stride[kAxes];
 };
 
+// N copies of each of B images, with the inside of a box replaced: row b * N + n of the output is
+// image b, except that inside box n, cut to the image, it is the baseline. An empty box changes
+// nothing. Elements are copied bit for bit.
+struct OccludeParams {
+  DType dtype;           // of image, baseline and out
+  View image;            // (B, C, *S)
+  View baseline;         // (B, C, *S), expanded with strides of 0
+  View out;              // (B * N, C, *S), dense, contiguous or channels last
+  int64_t copies;        // N
+  const int64_t* boxes;  // (N, 2 * dims) half-open, starts then ends
+  int dims;              // 1, 2 or 3
+};
+
+// Heat maps of K outputs: at every pixel the sum, or the mean, of the scores of the boxes that
+// cover it, rounded once from the exact sum (of doubles: from one good to a hundred bits). Exactly
+// 0 where no box lies; NaN where a covering score is not finite. The order of the boxes changes no
+// bit. Boxes are cut to the map; an empty one covers nothing. On the CPU the kernel allocates its
+// own scratch, since only it knows how finely boxes cut the map.
+struct HeatmapParams {
+  DType dtype;           // of scores and out
+  const char* scores;    // (N, K) contiguous
+  const int64_t* boxes;  // (N, 2 * dims) half-open, starts then ends
+  int64_t n, k;          // N boxes, K outputs
+  int dims;              // 1, 2 or 3
+  int64_t size[kAxes];   // of the map
+  bool mean;             // else sum
+  char* out;             // (K, *size) contiguous
+};
+
 // B windows of M base maps, with a patch pasted over each. The cell of window b at global
 // coordinate g is, for every channel,
 //   outside                                if g lies outside [0, extent) on any axis, else
@@ -36,12 +65,12 @@ struct View {
 //   NaN                                    (the caller promised that the tile holds it).
 // Elements are copied bit for bit. A patch of size 0 on any axis is no patch.
 struct SpliceParams {
-  DType dtype;           // of base, patch and out
-  View base;             // (M, C, *T)
-  View patch;            // (B, C, *P)
-  View out;              // (B, C, *size), dense, contiguous or channels last
-  int64_t base_at[kAxes];  // global coordinate of the tile's first cell
-  int64_t extent[kAxes];   // size of the whole map
+  DType dtype;                // of base, patch and out
+  View base;                  // (M, C, *T)
+  View patch;                 // (B, C, *P)
+  View out;                   // (B, C, *size), dense, contiguous or channels last
+  int64_t base_at[kAxes];     // global coordinate of the tile's first cell
+  int64_t extent[kAxes];      // size of the whole map
   const int64_t* base_index;  // (B,)
   const int64_t* patch_at;    // (B, dims) global coordinate of each patch's first cell
   const int64_t* window_at;   // (B, dims) global coordinate of each window's first cell
@@ -50,11 +79,14 @@ struct SpliceParams {
 };
 
 namespace cpu {
+void heatmap(const HeatmapParams& p, int threads);
+void occlude(const OccludeParams& p, int threads);
 void splice(const SpliceParams& p, int threads);
 }  // namespace cpu
 
 namespace cuda {
 // `stream` is a cudaStream_t. Launches only: capturable in a graph.
+void occlude(void* stream, const OccludeParams& p);
 void splice(void* stream, const SpliceParams& p);
 }  // namespace cuda
 

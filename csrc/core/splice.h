@@ -2,24 +2,10 @@
 #pragma once
 
 #include "core/hd.h"
+#include "core/interval.h"
 #include "ops.h"
 
 namespace backsight {
-
-struct Interval {
-  int64_t lo, hi;  // half-open
-};
-
-HD int64_t min64(int64_t a, int64_t b) { return a < b ? a : b; }
-HD int64_t max64(int64_t a, int64_t b) { return a > b ? a : b; }
-
-// [lo, hi) cut to [0, size); what is empty stays empty.
-HD Interval clip(int64_t lo, int64_t hi, int64_t size) {
-  lo = min64(max64(lo, 0), size);
-  return {lo, min64(max64(hi, lo), size)};
-}
-
-HD bool contains(Interval range, int64_t i) { return range.lo <= i && i < range.hi; }
 
 // What covers one axis of one window, in the window's own coordinates.
 struct SpliceAxis {
@@ -47,8 +33,8 @@ struct SpliceRow {
   bool inside, patch, tile;
 };
 
-HD SpliceRow splice_row(const SpliceAxis& depth, const SpliceAxis& height, bool has_base,
-                        int64_t z, int64_t y) {
+HD SpliceRow splice_row(const SpliceAxis& depth, const SpliceAxis& height, bool has_base, int64_t z,
+                        int64_t y) {
   return {contains(depth.inside, z) && contains(height.inside, y),
           contains(depth.patch, z) && contains(height.patch, y),
           has_base && contains(depth.tile, z) && contains(height.tile, y)};

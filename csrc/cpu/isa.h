@@ -1,5 +1,5 @@
-// Function multiversioning: a function marked BACKSIGHT_CLONES is compiled, with all it inlines, for
-// AVX-512, for AVX2 and for the baseline; the loader picks by the running CPU.
+// Function multiversioning: a function marked BACKSIGHT_CLONES is compiled, with all it inlines,
+// for AVX-512, for AVX2 and for the baseline; the loader picks by the running CPU.
 #pragma once
 
 #if defined(__x86_64__) && defined(__linux__) && defined(__GNUC__) && !defined(BACKSIGHT_NO_CLONES)

@@ -20,8 +20,8 @@ void parallel_chunks(int64_t n, int64_t bytes, int threads, const Work& work) {
     return;
   }
 #pragma omp parallel for num_threads(count) schedule(static, 1)
-  for (int t = 0; t < count; ++t) work(n / count * t + n % count * t / count,
-                                       n / count * (t + 1) + n % count * (t + 1) / count);
+  for (int t = 0; t < count; ++t)
+    work(n / count * t + n % count * t / count, n / count * (t + 1) + n % count * (t + 1) / count);
 }
 
 }  // namespace backsight::cpu

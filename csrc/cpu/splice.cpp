@@ -17,34 +17,8 @@ struct Window {
 
 HD Window window_of(const SpliceParams& p, int64_t b) {
   const int64_t m = p.base_index[b];
-  return {splice_axis(p, b, 0), splice_axis(p, b, 1), splice_axis(p, b, 2), m, 0 <= m && m < p.base.n};
-}
-
-// Writes `cells` cells from `from` on: `channels` of each if the output is channels last.
-template <typename T, bool kChannelsLast, bool kStream>
-HD void write_cells(Writer<kStream>& out, const T* from, int64_t cells, int64_t stride,
-                    int64_t channels, int64_t stride_c) {
-  if (!kChannelsLast) {
-    if (stride == 1) {
-      out.copy(from, cells);
-    } else {
-      out.copy_strided(from, cells, stride);
-    }
-  } else if (stride_c == 1 && stride == channels) {
-    out.copy(from, cells * channels);
-  } else {
-    for (int64_t i = 0; i < cells; ++i) {
-      if (stride_c == 1) {
-        out.copy(from + i * stride, channels);
-      } else {
-        out.copy_strided(from + i * stride, channels, stride_c);
-      }
-    }
-  }
-}
-
-HD int64_t row_offset(const View& v, int64_t n, int64_t c, int64_t z, int64_t y) {
-  return n * v.stride_n + c * v.stride_c + z * v.stride[0] + y * v.stride[1];
+  return {splice_axis(p, b, 0), splice_axis(p, b, 1), splice_axis(p, b, 2), m,
+          0 <= m && m < p.base.n};
 }
 
 template <typename T, bool kChannelsLast, bool kStream>
@@ -57,13 +31,19 @@ HD void write_row(Writer<kStream>& out, const SpliceParams& p, const Window& w, 
     const Span span = splice_span(w.width, row, x, size);
     const int64_t cells = span.end - x;
     switch (span.source) {
-      case Source::kOutside: out.fill(outside, cells * channels); break;
-      case Source::kNothing: out.fill(nan, cells * channels); break;
+      case Source::kOutside:
+        out.fill(outside, cells * channels);
+        break;
+      case Source::kNothing:
+        out.fill(nan, cells * channels);
+        break;
       case Source::kPatch: {
-        const T* from = reinterpret_cast<const T*>(p.patch.data) +
-                        row_offset(p.patch, b, c, z + w.depth.patch_shift, y + w.height.patch_shift) +
-                        (x + w.width.patch_shift) * p.patch.stride[2];
-        write_cells<T, kChannelsLast>(out, from, cells, p.patch.stride[2], channels, p.patch.stride_c);
+        const T* from =
+            reinterpret_cast<const T*>(p.patch.data) +
+            row_offset(p.patch, b, c, z + w.depth.patch_shift, y + w.height.patch_shift) +
+            (x + w.width.patch_shift) * p.patch.stride[2];
+        write_cells<T, kChannelsLast>(out, from, cells, p.patch.stride[2], channels,
+                                      p.patch.stride_c);
         break;
       }
       case Source::kBase: {
@@ -71,7 +51,8 @@ HD void write_row(Writer<kStream>& out, const SpliceParams& p, const Window& w, 
             reinterpret_cast<const T*>(p.base.data) +
             row_offset(p.base, w.base_index, c, z + w.depth.tile_shift, y + w.height.tile_shift) +
             (x + w.width.tile_shift) * p.base.stride[2];
-        write_cells<T, kChannelsLast>(out, from, cells, p.base.stride[2], channels, p.base.stride_c);
+        write_cells<T, kChannelsLast>(out, from, cells, p.base.stride[2], channels,
+                                      p.base.stride_c);
         break;
       }
     }
@@ -105,7 +86,8 @@ HD void write_rows(const SpliceParams& p, int64_t begin, int64_t end) {
 }
 
 template <typename T>
-HD void write_rows(const SpliceParams& p, bool channels_last, bool stream, int64_t begin, int64_t end) {
+HD void write_rows(const SpliceParams& p, bool channels_last, bool stream, int64_t begin,
+                   int64_t end) {
   if (channels_last) {
     stream ? write_rows<T, true, true>(p, begin, end) : write_rows<T, true, false>(p, begin, end);
   } else {
@@ -116,16 +98,19 @@ HD void write_rows(const SpliceParams& p, bool channels_last, bool stream, int64
 BACKSIGHT_CLONES void splice_rows(const SpliceParams& p, bool channels_last, bool stream,
                                   int64_t begin, int64_t end) {
   switch (element_size(p.dtype)) {
-    case 2: return write_rows<uint16_t>(p, channels_last, stream, begin, end);
-    case 4: return write_rows<uint32_t>(p, channels_last, stream, begin, end);
-    default: return write_rows<uint64_t>(p, channels_last, stream, begin, end);
+    case 2:
+      return write_rows<uint16_t>(p, channels_last, stream, begin, end);
+    case 4:
+      return write_rows<uint32_t>(p, channels_last, stream, begin, end);
+    default:
+      return write_rows<uint64_t>(p, channels_last, stream, begin, end);
   }
 }
 
 }  // namespace
 
 void splice(const SpliceParams& p, int threads) {
-  const int64_t rows = p.out.n * p.out.size[0] * p.out.size[1] ;
+  const int64_t rows = p.out.n * p.out.size[0] * p.out.size[1];
   const int64_t bytes = rows * p.out.size[2] * p.out.c * element_size(p.dtype);
   if (bytes == 0) return;
   const bool channels_last = p.out.stride_c == 1 && p.out.c > 1;

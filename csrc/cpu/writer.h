@@ -13,7 +13,8 @@
 namespace backsight::cpu {
 
 // Outputs at least this large do not stay in the cache until they are read, so they bypass it:
-// an ordinary store first fetches the line it overwrites, half again as much traffic as a copy needs.
+// an ordinary store first fetches the line it overwrites, half again as much traffic as a copy
+// needs.
 constexpr int64_t kStreamBytes = 32 << 20;
 
 // Copies `bytes` without calling memcpy for the short pieces that windows are made of.
@@ -127,5 +128,31 @@ class Writer {
   int64_t used_ = 0;
   alignas(64) char buffer_[kStream ? kBuffer : 1];
 };
+
+// Writes `cells` cells of a row from `from` on, `channels` elements each; a contiguous output takes
+// its channels one by one, so there `channels` is 1.
+template <typename T, bool kChannelsLast, bool kStream>
+HD void write_cells(Writer<kStream>& out, const T* from, int64_t cells, int64_t stride,
+                    int64_t channels, int64_t stride_c) {
+  if (stride == 0 && (!kChannelsLast || stride_c == 0)) {
+    out.fill(*from, cells * channels);
+  } else if (!kChannelsLast) {
+    if (stride == 1) {
+      out.copy(from, cells);
+    } else {
+      out.copy_strided(from, cells, stride);
+    }
+  } else if (stride_c == 1 && stride == channels) {
+    out.copy(from, cells * channels);
+  } else {
+    for (int64_t i = 0; i < cells; ++i) {
+      if (stride_c == 1) {
+        out.copy(from + i * stride, channels);
+      } else {
+        out.copy_strided(from + i * stride, channels, stride_c);
+      }
+    }
+  }
+}
 
 }  // namespace backsight::cpu

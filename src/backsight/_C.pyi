@@ -3,6 +3,21 @@
 from collections.abc import Sequence
 
 def isa() -> str: ...
+def occlude_cpu(
+    threads: int,
+    dtype: int,
+    image: int,
+    image_shape: Sequence[int],
+    image_stride: Sequence[int],
+    baseline: int,
+    baseline_stride: Sequence[int],
+    boxes: int,
+    copies: int,
+    out: int,
+    out_shape: Sequence[int],
+    out_stride: Sequence[int],
+    /,
+) -> None: ...
 def splice_cpu(
     threads: int,
     dtype: int,

@@ -17,6 +17,8 @@ LIBRARY = torch.library.Library("backsight", "DEF")
 # Tensor dtypes and their codes in csrc/ops.h.
 DTYPES = {torch.float64: 0, torch.float32: 1, torch.float16: 2, torch.bfloat16: 3}
 
+_OCCLUDE = "Tensor image, Tensor boxes, Tensor baseline"
+_HEATMAP = "Tensor scores, Tensor boxes, int[] size, str reduce"
 _SPLICE = (
     "Tensor base, Tensor base_index, int[] base_at, int[] extent, Tensor patch, Tensor patch_at, "
     "Tensor window_at, int[] size, float outside=0.0"
@@ -30,6 +32,8 @@ def _define(name: str, arguments: str) -> None:
     LIBRARY.define(f"{name}.out({arguments}, *, Tensor(a!) out) -> Tensor(a!)", tags=tags)
 
 
+_define("heatmap", _HEATMAP)
+_define("occlude", _OCCLUDE)
 _define("splice", _SPLICE)
 
 
@@ -103,6 +107,60 @@ def check_out(op: str, out: Tensor, shape: tuple[int, ...], like_name: str, like
         raise ValueError(f"{op}: expected out of shape {shape}, got {tuple(out.shape)}")
 
 
+def _check_no_grad(op: str, *tensors: Tensor) -> None:
+    if torch.is_grad_enabled() and any(x.requires_grad for x in tensors):
+        raise RuntimeError(
+            f"{op} is inference-only: call it under torch.no_grad() or on detached tensors"
+        )
+
+
+def check_occlude(image: Tensor, boxes: Tensor, baseline: Tensor) -> tuple[int, ...]:
+    """Refuses bad arguments of occlude in a sentence; returns the shape of its result."""
+    _check_array("occlude", "image", image)
+    if boxes.dim() == 0:
+        raise ValueError("occlude: expected boxes of shape (N, 2 * D), got a scalar")
+    count = boxes.shape[0]
+    _check_integers("occlude", "boxes", boxes, (count, 2 * (image.dim() - 2)), image)
+    _check_same("occlude", "baseline", baseline, "image", image)
+    missing = image.dim() - baseline.dim()
+    pairs = zip(baseline.shape, image.shape[max(missing, 0) :], strict=False)
+    if missing < 0 or any(ours != 1 and ours != theirs for ours, theirs in pairs):
+        raise ValueError(
+            f"occlude: expected baseline to broadcast to image, {tuple(image.shape)}, "
+            f"got {tuple(baseline.shape)}"
+        )
+    return (image.shape[0] * count, *image.shape[1:])
+
+
+def check_occlude_out(image: Tensor, boxes: Tensor, baseline: Tensor, out: Tensor) -> None:
+    """The same for occlude.out, which has no gradient."""
+    shape = check_occlude(image, boxes, baseline)
+    _check_no_grad("occlude with out=", image, baseline)
+    check_out("occlude", out, shape, "image", image)
+
+
+def check_heatmap(
+    scores: Tensor, boxes: Tensor, size: Sequence[int], reduce: str
+) -> tuple[int, ...]:
+    """Refuses bad arguments of heatmap in a sentence; returns the shape of its result."""
+    if scores.dtype not in DTYPES:
+        raise TypeError(
+            "heatmap: expected scores of dtype float64, float32, float16 or bfloat16, "
+            f"got {scores.dtype}"
+        )
+    if scores.dim() != 2:
+        raise ValueError(
+            f"heatmap: expected scores of shape (boxes, outputs), got {tuple(scores.shape)}"
+        )
+    if not 1 <= len(size) <= 3 or min(size) < 0:
+        raise ValueError(f"heatmap: expected a size of 1 to 3 non-negative ints, got {list(size)}")
+    if reduce not in ("mean", "sum"):
+        raise ValueError(f"heatmap: expected reduce to be 'mean' or 'sum', got {reduce!r}")
+    _check_integers("heatmap", "boxes", boxes, (scores.shape[0], 2 * len(size)), scores)
+    _check_no_grad("heatmap", scores)
+    return (scores.shape[1], *size)
+
+
 def check_splice(
     base: Tensor,
     base_index: Tensor,
@@ -137,14 +195,33 @@ def check_splice(
     _check_integers("splice", "base_index", base_index, (windows,), base)
     _check_integers("splice", "patch_at", patch_at, (windows, dims), base)
     _check_integers("splice", "window_at", window_at, (windows, dims), base)
-    if torch.is_grad_enabled() and (base.requires_grad or patch.requires_grad):
-        raise RuntimeError(
-            "splice is inference-only: call it under torch.no_grad(), or detach base and patch"
-        )
+    _check_no_grad("splice", base, patch)
     return (windows, channels, *size)
 
 
 # --- fake kernels ----------------------------------------------------------------------------
+
+
+@torch.library.register_fake("backsight::heatmap", lib=LIBRARY)
+def _(scores: Tensor, boxes: Tensor, size: Sequence[int], reduce: str) -> Tensor:
+    return scores.new_empty(check_heatmap(scores, boxes, size, reduce))
+
+
+@torch.library.register_fake("backsight::heatmap.out", lib=LIBRARY)
+def _(scores: Tensor, boxes: Tensor, size: Sequence[int], reduce: str, *, out: Tensor) -> Tensor:
+    check_out("heatmap", out, check_heatmap(scores, boxes, size, reduce), "scores", scores)
+    return out
+
+
+@torch.library.register_fake("backsight::occlude", lib=LIBRARY)
+def _(image: Tensor, boxes: Tensor, baseline: Tensor) -> Tensor:
+    return empty_like_format(image, check_occlude(image, boxes, baseline))
+
+
+@torch.library.register_fake("backsight::occlude.out", lib=LIBRARY)
+def _(image: Tensor, boxes: Tensor, baseline: Tensor, *, out: Tensor) -> Tensor:
+    check_occlude_out(image, boxes, baseline, out)
+    return out
 
 
 @torch.library.register_fake("backsight::splice", lib=LIBRARY)
@@ -161,3 +238,22 @@ def _(
 ) -> Tensor:
     shape = check_splice(base, base_index, base_at, extent, patch, patch_at, window_at, size)
     return empty_like_format(base, shape)
+
+
+@torch.library.register_fake("backsight::splice.out", lib=LIBRARY)
+def _(
+    base: Tensor,
+    base_index: Tensor,
+    base_at: Sequence[int],
+    extent: Sequence[int],
+    patch: Tensor,
+    patch_at: Tensor,
+    window_at: Tensor,
+    size: Sequence[int],
+    outside: float = 0.0,
+    *,
+    out: Tensor,
+) -> Tensor:
+    shape = check_splice(base, base_index, base_at, extent, patch, patch_at, window_at, size)
+    check_out("splice", out, shape, "base", base)
+    return out
