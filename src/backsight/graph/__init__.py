@@ -1,0 +1,19 @@
+"""A model captured as our own node table."""
+
+from .capture import CaptureError, capture, refuse_training
+from .fields import is_fixed, projective_fields, receptive_field
+from .fold import fold_batch_norms
+from .node import Graph, Node, Ref
+
+__all__ = [
+    "CaptureError",
+    "Graph",
+    "Node",
+    "Ref",
+    "capture",
+    "fold_batch_norms",
+    "is_fixed",
+    "projective_fields",
+    "receptive_field",
+    "refuse_training",
+]

@@ -1,0 +1,428 @@
+"""torch.export's graph of a model, turned into the node table."""
+
+from __future__ import annotations
+
+import operator
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from . import kinds
+from .kinds import Kind
+from .node import Graph, Node, Ref, references, substitute
+
+
+class CaptureError(Exception):
+    """The model cannot be captured; the message says why. Such a model is run as it is, whole."""
+
+
+def capture(model: Callable[[Tensor], Tensor], shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Graph:
+    """Capture `model` for images of `shape` (channels, *spatial), for any batch size.
+
+    Raises:
+        ValueError: a batch norm or a dropout of the model is in training mode: its output for an image then depends
+            on the batch or on chance.
+        CaptureError: torch.export cannot capture the model, or what it captured is no function of one image tensor.
+    """
+    module = model if isinstance(model, nn.Module) else _Function(model)
+    # Two samples: a batch of one would be baked into views.
+    example = torch.zeros((2, *shape), dtype=dtype, device=device)
+    try:
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            exported = torch.export.export(
+                module, (example,), dynamic_shapes=(({0: torch.export.Dim.DYNAMIC},)), strict=False
+            )
+            if _writes_through_views(exported.graph):
+                # An empty table: in-place operations become functional ones, and everything else stays as it is.
+                exported = exported.run_decompositions({})
+    except Exception as error:
+        raise CaptureError(_first_line(error)) from error
+    return _Builder(exported, len(shape) - 1).graph()
+
+
+class _Function(nn.Module):
+    """A callable that is no module, for torch.export."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self._function = function
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self._function(images)
+
+
+def refuse_training(module: str, what: str) -> None:
+    raise ValueError(
+        f"expected a model in evaluation mode, got {what} in training mode"
+        f"{f' at {module!r}' if module else ''}: call model.eval() first"
+    )
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0] if lines else 'no message'}"[:200]
+
+
+def _overload(target: Any) -> str:
+    """"relu" for aten.relu.default and aten.relu_.default; the target's own name for Python functions."""
+    schema = getattr(target, "_schema", None)
+    if schema is None or not schema.name.startswith("aten::"):
+        return str(target)
+    name: str = schema.name.removeprefix("aten::")
+    return name
+
+
+def _written(fx: Any) -> Any:
+    """The fx node that an in-place operation writes to, or None."""
+    schema = getattr(fx.target, "_schema", None)
+    if fx.op != "call_function" or schema is None:
+        return None
+    for argument, value in zip(schema.arguments, fx.args, strict=False):
+        if argument.alias_info is not None and argument.alias_info.is_write:
+            return value
+    return None
+
+
+def _writes_through_views(graph: Any) -> bool:
+    """Whether an in-place operation changes a value that is also read under another name (a view of it).
+
+    The rest is turned into functional operations here, which takes no time; export's own pass takes seconds.
+    """
+    order = {fx: i for i, fx in enumerate(graph.nodes)}
+    root: dict[Any, Any] = {fx: fx for fx in graph.nodes}
+    family: dict[Any, list[Any]] = {fx: [fx] for fx in graph.nodes}
+    for fx in graph.nodes:
+        schema = getattr(fx.target, "_schema", None)
+        source = fx.args[0] if fx.args and isinstance(fx.args[0], torch.fx.Node) else None
+        written = _written(fx)
+        if written is not None:
+            if not isinstance(written, torch.fx.Node) or written is not source:
+                return True
+            others = [v for v in family[root[written]] if v is not written]
+            if any(order[user] > order[fx] for v in others for user in v.users if user is not fx):
+                return True
+            root[fx] = fx  # from here on the old name means the new value
+            continue
+        views = schema is not None and any(r.alias_info is not None for r in schema.returns)
+        if source is not None and (views or "dropout" in fx.name or fx.target is operator.getitem):
+            root[fx] = root[source]
+            family[root[fx]].append(fx)
+    return False
+
+
+class _Builder:
+    def __init__(self, exported: Any, axes: int) -> None:
+        self.exported = exported
+        self.axes = axes
+        self.nodes: list[Node] = []
+        self.index: dict[str, int] = {}
+        self.batch: Any = None
+        self.batch_first: set[str] = set()  # names of the nodes whose first axis is the batch
+
+    def graph(self) -> Graph:
+        signature = self.exported.graph_signature
+        values = {
+            **{n: self._state(t) for n, t in signature.inputs_to_parameters.items()},
+            **{n: self._state(t) for n, t in signature.inputs_to_buffers.items()},
+            **{n: self.exported.constants[t] for n, t in signature.inputs_to_lifted_tensor_constants.items()},
+        }
+        image: int | None = None
+        output: int | None = None
+        for fx in self.exported.graph.nodes:
+            if fx.op == "placeholder" and fx.name in values:
+                self._constant(fx, values[fx.name].detach())
+            elif fx.op == "placeholder":
+                if image is not None:
+                    raise CaptureError("expected a model of one image tensor, got several inputs")
+                image = self._add(fx, kinds.INPUT)
+                self.batch = fx.meta["val"].shape[0]
+                if not isinstance(self.batch, torch.SymInt):
+                    raise CaptureError("the model fixes the batch size")
+                self.nodes[image].shape = tuple(map(int, fx.meta["val"].shape[1:]))
+                self.nodes[image].spatial = True
+            elif fx.op == "call_function":
+                self._call(fx)
+            elif fx.op == "output":
+                if signature.buffers_to_mutate or len(signature.user_outputs) != 1:
+                    raise CaptureError("expected a model that returns one tensor and changes no buffer")
+                if signature.user_outputs[0] not in self.index:
+                    raise CaptureError("expected a model that returns a tensor")
+                output = self.index[signature.user_outputs[0]]
+            else:
+                raise CaptureError(f"the captured graph holds a {fx.op} node")
+        if image is None or output is None:
+            raise CaptureError("the captured graph has no input or no output")
+        shape = self.nodes[output].shape
+        if isinstance(self.nodes[output].kind, kinds.Constant) or self.nodes[output].name not in self.batch_first:
+            raise CaptureError(f"expected an output of shape (batch, ...), got {shape} whatever the batch")
+        return Graph(self.nodes, image, output, self.axes).without_unused()
+
+    def _state(self, name: str) -> Tensor:
+        value = self.exported.state_dict.get(name)
+        tensor: Tensor = self.exported.constants[name] if value is None else value
+        return tensor
+
+    # ------------------------------------------------------------------ nodes
+
+    def _add(self, fx: Any, kind: Kind, **fields: Any) -> int:
+        index = len(self.nodes)
+        stack = list((fx.meta.get("nn_module_stack") or {}).values())
+        self.nodes.append(Node(index, fx.name, kind, module=stack[-1][0] if stack else "", **fields))
+        self.index[fx.name] = index
+        value = fx.meta.get("val")
+        if isinstance(value, Tensor):
+            node = self.nodes[index]
+            node.dtype = value.dtype
+            if value.ndim and str(value.shape[0]) == str(self.batch):
+                self.batch_first.add(fx.name)
+                if all(isinstance(s, int) for s in value.shape[1:]):
+                    node.shape = tuple(value.shape[1:])
+                    node.spatial = value.ndim == self.axes + 2
+        return index
+
+    def _constant(self, fx: Any, value: Tensor) -> None:
+        self._add(fx, kinds.CONSTANT, value=value)
+
+    def _call(self, fx: Any) -> None:
+        written = _written(fx)
+        if written is not None:
+            name, overload = fx.target._schema.name, fx.target._schema.overload_name or "default"
+            fx.target = getattr(getattr(torch.ops.aten, name.removeprefix("aten::").removesuffix("_")), overload)
+        self._operation(fx)
+        if written is not None:
+            self.index[written.name] = self.index[fx.name]
+
+    def _operation(self, fx: Any) -> None:
+        args = self._refs(fx.args)
+        kwargs = self._refs(fx.kwargs)
+        inputs = tuple(references((args, kwargs)))
+        name = _overload(fx.target)
+        if isinstance(fx.meta.get("val"), torch.SymInt | torch.SymFloat | torch.SymBool):
+            self._add(fx, kinds.SIZE, target=fx.target, args=args, kwargs=kwargs, inputs=inputs)
+            return
+        if all(isinstance(self.nodes[i].kind, kinds.Constant) for i in inputs) and isinstance(
+            fx.meta.get("val"), Tensor
+        ):
+            if inputs or not _random(fx.target):
+                with torch.no_grad():
+                    self._constant(fx, fx.target(*_values(args, self.nodes), **_values(kwargs, self.nodes)))
+                return
+        self._refuse(fx, name, args)
+        kind, target, args, kwargs = self._entry(fx, name, args, kwargs)
+        inputs = tuple(references((args, kwargs)))
+        node = self.nodes[
+            self._add(fx, kind, target=target, args=args, kwargs=kwargs, inputs=inputs)
+        ]
+        if not self._on_maps(node):
+            node.kind = node.kind if self._keeps_off_maps(node) else kinds.BARRIER
+        node.rules = node.kind.rules(node, self.nodes)
+
+    def _refs(self, args: Any) -> Any:
+        if isinstance(args, torch.fx.Node):
+            return Ref(self.index[args.name])
+        if isinstance(args, list | tuple):
+            return type(args)(self._refs(a) for a in args) if type(args) in (list, tuple) else [*map(self._refs, args)]
+        if isinstance(args, dict):
+            return {k: self._refs(v) for k, v in args.items()}
+        return args
+
+    def _refuse(self, fx: Any, name: str, args: tuple[Any, ...]) -> None:
+        """A training-mode batch norm or dropout has no per-image output."""
+        stack = list((fx.meta.get("nn_module_stack") or {}).values())
+        module = stack[-1][0] if stack else ""
+        if "batch_norm" in name and "no_training" not in name and len(args) > 5 and args[5] is True:
+            refuse_training(module, "a batch norm")
+        if "dropout" in name and len(args) > 2 and args[1] and args[2] is True:
+            refuse_training(module, "a dropout")
+        bound = _bind(fx.target, args, {})
+        if _random(fx.target) and "dropout" not in name and bound.get("dropout_p", 1.0) != 0.0:
+            raise CaptureError(f"the model draws random numbers ({name})")
+
+    def _on_maps(self, node: Node) -> bool:
+        """Whether a window rule may be applied: a map comes out, and what goes in is maps and constants."""
+        return node.spatial and all(
+            self.nodes[i].spatial or self._broadcasts(i, node) for i in node.inputs
+        )
+
+    def _broadcasts(self, index: int, node: Node) -> bool:
+        """A constant that is the same at every place of the map."""
+        value = self.nodes[index].value
+        if not isinstance(self.nodes[index].kind, kinds.Constant) or not isinstance(value, Tensor):
+            return False
+        if not isinstance(node.kind, kinds.Join):
+            return True
+        return all(s == 1 for s in value.shape[max(value.ndim - self.axes, 0) :])
+
+    @staticmethod
+    def _keeps_off_maps(node: Node) -> bool:
+        """Kinds that also mean something on values that are no maps (after a flatten)."""
+        return isinstance(node.kind, kinds.Flat | kinds.Linear | kinds.Pointwise | kinds.GlobalMean) or (
+            not node.spatial and isinstance(node.kind, kinds.Join)
+        )
+
+    # ------------------------------------------------------------------ the table's entries from ATen's arguments
+
+    def _entry(
+        self, fx: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[Kind, Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
+        target = fx.target
+        source = self.nodes[args[0].index] if args and isinstance(args[0], Ref) else None
+        same = (target, args, kwargs)
+        if target is operator.getitem and source is not None:
+            return self._getitem(source, args, same)
+        bound = _bind(target, args, kwargs)
+        x = bound.get("self", bound.get("input"))
+        axes = self.axes
+        on_map = source is not None and source.spatial
+        if name in (f"conv{axes}d", "convolution") and on_map and not bound.get("transposed"):
+            weight = bound["weight"]
+            if isinstance(self.nodes[weight.index].kind, kinds.Constant):
+                padding = bound["padding"]
+                conv = (
+                    bound["input"],
+                    weight,
+                    bound.get("bias"),
+                    _ints(bound["stride"], axes),
+                    padding if isinstance(padding, str) else _ints(padding, axes),
+                    _ints(bound["dilation"], axes),
+                    bound["groups"],
+                )
+                return kinds.CONVOLUTION, kinds._CONV[axes], conv, {}
+        if name in ("batch_norm", "_native_batch_norm_legit_no_training", "cudnn_batch_norm"):
+            bn = (bound["input"], bound["weight"], bound["bias"], bound["running_mean"], bound["running_var"])
+            if all(b is None or isinstance(self.nodes[b.index].kind, kinds.Constant) for b in bn[1:]) and (
+                bn[3] is not None and bn[4] is not None
+            ):
+                if "legit" in name:  # returns a tuple; the getitem that follows is folded into this node
+                    target = _first_of_batch_norm
+                else:
+                    target = kinds.BatchNorm.inference
+                return kinds.BATCH_NORM, target, (*bn, bound["eps"]), {}
+        if name == f"max_pool{axes}d" and on_map:
+            kernel = _ints(bound["kernel_size"], axes)
+            pool = (
+                x,
+                kernel,
+                _ints(bound["stride"], axes) or kernel,
+                _ints(bound["padding"], axes),
+                _ints(bound["dilation"], axes),
+                bound["ceil_mode"],
+            )
+            return kinds.MAX_POOL, kinds._MAX_POOL[axes], pool, {}
+        if name == f"avg_pool{axes}d" and on_map:
+            kernel = _ints(bound["kernel_size"], axes)
+            avg = (
+                x,
+                kernel,
+                _ints(bound["stride"], axes) or kernel,
+                _ints(bound["padding"], axes),
+                bound["ceil_mode"],
+                bound["count_include_pad"],
+                bound.get("divisor_override"),
+            )
+            return kinds.AVG_POOL, _avg_pool, avg, {}
+        if name == f"adaptive_avg_pool{axes}d" and on_map and source is not None:
+            sizes = _ints(bound["output_size"], axes)
+            if all(s == 1 for s in sizes):
+                return kinds.GLOBAL_MEAN, kinds.GlobalMean.of, (x, True), {}
+            if sizes == list(source.extent):
+                return kinds.IDENTITY, _identity, (x,), {}
+            return kinds.ADAPTIVE_AVG_POOL, target, (x, sizes), {}
+        if name == "mean" and on_map and source is not None and bound.get("dim") and bound.get("dtype") is None:
+            if sorted(d % (axes + 2) for d in bound["dim"]) == list(range(2, axes + 2)):
+                return kinds.GLOBAL_MEAN, kinds.GlobalMean.of, (x, bound["keepdim"]), {}
+        if name == "cat" and bound["dim"] in (1, -axes - 1):
+            return kinds.CAT, target, (bound["tensors"], 1), {}
+        if name == "slice" and bound["dim"] == 0 and bound["start"] in (0, None) and bound["step"] == 1:
+            if bound["end"] is None or bound["end"] == torch.iinfo(torch.int64).max:
+                return kinds.IDENTITY, _identity, (x,), {}
+        if name in ("slice", "split", "chunk", "split_with_sizes", "index_select", "narrow", "flip"):
+            dims = bound["dims"] if name == "flip" else [bound["dim"]]
+            if on_map and all(d in (1, -axes - 1) for d in dims):
+                return kinds.CHANNELS, *same
+        if name in kinds.JOINS and all(
+            not isinstance(a, Ref) or isinstance(self.nodes[a.index].value, Tensor | None) for a in args
+        ):
+            return kinds.JOINS[name], *same
+        if name == "linear":
+            linear = (bound["input"], bound["weight"], bound.get("bias"))
+            return kinds.LINEAR, torch.nn.functional.linear, linear, {}
+        if name == "clone" and not bound.get("memory_format"):
+            return kinds.IDENTITY, _identity, (x,), {}
+        if name in ("dropout", "feature_dropout", "native_dropout"):
+            return kinds.IDENTITY, _identity, (bound["input"],), {}
+        if name in kinds.POINTWISE and (source is None or len(references((args, kwargs))) == 1):
+            return kinds.POINTWISE[name], *same
+        if name in kinds.RESHAPES and not (on_map and name == "expand"):
+            return kinds.FLAT, *same
+        return kinds.BARRIER, *same
+
+    def _getitem(
+        self, source: Node, args: tuple[Any, ...], same: tuple[Any, ...]
+    ) -> tuple[Kind, Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
+        if source.target is _first_of_batch_norm and args[1] == 0:
+            source.target = kinds.BatchNorm.inference
+            return kinds.BATCH_NORM, source.target, source.args, {}
+        if source.target is _identity and args[1] == 0:
+            return kinds.IDENTITY, _identity, source.args, {}
+        if isinstance(source.kind, kinds.Channels) and source.target is not None:
+            inner, parts = source.target, source.args
+            return kinds.CHANNELS, _Part(inner, args[1]), parts, source.kwargs
+        return kinds.BARRIER, *same
+
+
+class _Part:
+    """One of the parts that split and its like return."""
+
+    def __init__(self, target: Callable[..., Any], part: int) -> None:
+        self.target = target
+        self.part = part
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Tensor:
+        part: Tensor = self.target(*args, **kwargs)[self.part]
+        return part
+
+
+def _identity(x: Tensor) -> Tensor:
+    return x
+
+
+def _first_of_batch_norm(*args: Any) -> tuple[Tensor]:
+    return (kinds.BatchNorm.inference(*args),)
+
+
+def _avg_pool(
+    x: Tensor, kernel: list[int], stride: list[int], padding: list[int], ceil: bool, include: bool, divisor: int | None
+) -> Tensor:
+    pool = kinds._AVG_POOL[len(kernel)]
+    if len(kernel) == 1:
+        return pool(x, kernel, stride, padding, ceil, include)
+    return pool(x, kernel, stride, padding, ceil, include, divisor)
+
+
+def _random(target: Any) -> bool:
+    return torch.Tag.nondeterministic_seeded in getattr(target, "tags", ())
+
+
+def _values(args: Any, nodes: list[Node]) -> Any:
+    return substitute(args, lambda i: nodes[i].value)
+
+
+def _ints(value: Any, axes: int) -> list[int]:
+    """A size per axis; an empty list (torch's "same as the kernel") stays empty."""
+    values = [value] if isinstance(value, int) else list(value)
+    return values * axes if len(values) == 1 else values
+
+
+def _bind(target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """ATen arguments by name, defaults filled in."""
+    schema = getattr(target, "_schema", None)
+    if schema is None:
+        return {}
+    bound = {a.name: a.default_value for a in schema.arguments if a.has_default_value()}
+    bound |= {a.name: v for a, v in zip(schema.arguments, args, strict=False)}
+    return bound | kwargs

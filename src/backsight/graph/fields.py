@@ -1,0 +1,79 @@
+"""Receptive and projective fields through the whole graph, branches included."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from ..geometry import Field, Interval, hull
+from .node import Graph, Node
+
+Cells = npt.NDArray[np.int64]
+
+
+def projective_fields(graph: Graph, start: Cells, stop: Cells) -> dict[int, tuple[Cells, Cells]]:
+    """For each map of the graph, the cells that change when the image changes in the boxes [start, stop).
+
+    Args:
+        start, stop: (boxes, D) int64, image coordinates, half-open.
+
+    Returns:
+        {node index: (start, stop)}, each (boxes, D) int64; stop <= start where nothing changes.
+    """
+    fields = {graph.input: (start, stop)}
+    for node in graph.nodes:
+        if not node.spatial or node.index == graph.input:
+            continue
+        parts: list[Sequence[Interval]] = []
+        for i, rules in zip(node.inputs, node.rules, strict=True):
+            if rules is not None and i in fields:
+                s, e = fields[i]
+                parts.append([rule.forward(s[:, d], e[:, d]) for d, rule in enumerate(rules)])
+            elif rules is None and not is_fixed(graph.nodes[i]):
+                # A value that is no map has changed as a whole, and so has what is made from it.
+                parts.append([(np.zeros(len(start), np.int64), np.full(len(start), n)) for n in node.extent])
+        if parts:
+            axes = [hull([part[d] for part in parts]) for d in range(graph.axes)]
+            fields[node.index] = (
+                np.stack([np.asarray(s) for s, _ in axes], 1),
+                np.stack([np.asarray(e) for _, e in axes], 1),
+            )
+    return fields
+
+
+def is_fixed(node: Node) -> bool:
+    """Whether the node's value does not depend on the image."""
+    return node.kind.name in ("constant", "size")
+
+
+def receptive_field(graph: Graph, index: int) -> tuple[Field, ...]:
+    """The receptive field of the units of map `index`, one Field per spatial axis.
+
+    Computed on an unbounded plane: a unit near the edge sees padding for the part that lies outside the image.
+    Araujo et al., "Computing Receptive Fields of Convolutional Neural Networks", Distill 2019.
+    """
+    first, second = (_backward(graph, index, unit) for unit in (0, 1))
+    return tuple(
+        Field(int(stop - start), int(after - start), int(start))
+        for (start, stop), (after, _) in zip(first, second, strict=True)
+    )
+
+
+def _backward(graph: Graph, index: int, unit: int) -> list[Interval]:
+    """The image interval per axis that unit `unit` (on every axis) of map `index` reads, not clipped."""
+    needed: dict[int, list[Interval]] = {index: [(unit, unit + 1)] * graph.axes}
+    for node in reversed(graph.nodes[: index + 1]):
+        if node.index not in needed:
+            continue
+        for i, rules in zip(node.inputs, node.rules, strict=True):
+            if rules is None:
+                continue
+            intervals = [rule.backward(*needed[node.index][d]) for d, rule in enumerate(rules)]
+            if i in needed:
+                intervals = [hull(pair) for pair in zip(needed[i], intervals, strict=True)]
+            needed[i] = intervals
+    if graph.input not in needed:
+        raise ValueError(f"expected a map computed from the image, got {graph.nodes[index].label!r}")
+    return needed[graph.input]
