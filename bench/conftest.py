@@ -1,0 +1,53 @@
+"""Collects the rows of all benchmarks into one table, printed and written at the end."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from harness import QUICK, Report
+
+HERE = Path(__file__).resolve().parent
+REPORT = Report()
+COLLECTED = pytest.StashKey[set[str]]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    threads = os.environ.get("BENCH_THREADS")
+    if threads:
+        torch.set_num_threads(int(threads))
+
+
+@pytest.fixture(scope="session")
+def report() -> Report:
+    return REPORT
+
+
+def results_file(config: pytest.Config, collected: set[str]) -> Path | None:
+    """Where the table goes: BENCH_RESULTS, or RESULTS.md after a full run, or nowhere."""
+    if os.environ.get("BENCH_RESULTS"):
+        return Path(os.environ["BENCH_RESULTS"])
+    everything = {path.name for path in HERE.glob("test_*.py")}
+    partial = QUICK or config.option.keyword or collected != everything
+    return None if partial else HERE / "RESULTS.md"
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    session.config.stash[COLLECTED] = {Path(item.path).name for item in session.items}
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    if not REPORT.sections:
+        return
+    text = REPORT.markdown()
+    terminalreporter.write_line("")
+    terminalreporter.write_line(text)
+    path = results_file(config, config.stash.get(COLLECTED, set()))
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+        terminalreporter.write_line(f"written to {path}")
