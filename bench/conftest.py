@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from harness import QUICK, Report
 
 HERE = Path(__file__).resolve().parent
