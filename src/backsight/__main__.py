@@ -1,0 +1,5 @@
+"""``python -m backsight`` is the command ``backsight``."""
+
+from backsight.cli import main
+
+main()
