@@ -16,9 +16,8 @@ COLLECTED = pytest.StashKey[set[str]]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    threads = os.environ.get("BENCH_THREADS")
-    if threads:
-        torch.set_num_threads(int(threads))
+    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+    torch.set_num_threads(int(os.environ.get("BENCH_THREADS", available)))
 
 
 @pytest.fixture(scope="session")

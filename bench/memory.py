@@ -1,0 +1,58 @@
+"""Peak memory of one sweep in a fresh process: python bench/memory.py NET SIZE WINDOW STRIDE EDGE.
+
+Prints one JSON object: what the process took beyond the model (its highest resident size, less what
+was resident when the sweep began) and what the plan said it would take.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+from pathlib import Path
+
+import torch
+
+import backsight
+from harness import MEBI, photo
+from nets import resnet18, resnet50, squeezenet1_1, vgg16
+
+
+def resident() -> int:
+    """Bytes of this process that are in memory now."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+
+def main() -> None:
+    name, *rest, edge = sys.argv[1:]
+    size, window, stride = (int(value) for value in rest)
+    factories = {
+        "vgg16": vgg16,
+        "resnet18": resnet18,
+        "resnet50": resnet50,
+        "squeezenet1_1": squeezenet1_1,
+    }
+    model = factories[name]().eval().requires_grad_(False).to(memory_format=torch.channels_last)
+    image = photo(size)
+    with torch.inference_mode():  # what torch allocates once for any model is no part of a sweep
+        model(photo(64))
+    # Capturing a small image first brings in torch.export's own code, some hundred mebibytes of it.
+    backsight.plan(model, photo(64), window=16, stride=16)
+    before = resident()
+    plan = backsight.plan(model, image, window=window, stride=stride, edge=edge)
+    result = backsight.occlusion(model, image, window=window, stride=stride, edge=edge)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    print(
+        json.dumps(
+            {
+                "beyond_model_mib": round((peak - before) / MEBI, 1),
+                "before_mib": round(before / MEBI, 1),
+                "positions": len(result.boxes),
+                "plan": plan.as_dict(),
+            }
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()
