@@ -158,9 +158,9 @@ class Network:
         if self.classes is None:
             return f"class {index}"
         words = self.classes[index]
-        first = _first(words)
-        alone = sum(_first(other) == first for other in self.classes) == 1
-        return first if alone else words
+        first = _words(words)[0]
+        same = [_words(other)[0].casefold() == first.casefold() for other in self.classes]
+        return first if sum(same) == 1 else words
 
     def find(self, target: str | int, outputs: int) -> int:
         """The index of a class given by index, by name, or by an unambiguous part of a name.
@@ -332,10 +332,6 @@ def load(
     if weights is not None:
         _fill(model, _read_state(weights), os.fspath(weights))
     return Network(spec, model.eval(), preprocessing or Preprocessing(), classes)
-
-
-def _first(words: str) -> str:
-    return _words(words)[0]
 
 
 def _words(words: str) -> list[str]:
