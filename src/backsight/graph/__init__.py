@@ -1,7 +1,7 @@
 """A model captured as our own node table."""
 
 from .capture import CaptureError, capture, refuse_training
-from .fields import is_fixed, projective_fields, receptive_field
+from .fields import is_fixed, projective_fields, receptive_field, window_reads
 from .fold import fold_batch_norms
 from .node import Graph, Node, Ref
 
@@ -16,4 +16,5 @@ __all__ = [
     "projective_fields",
     "receptive_field",
     "refuse_training",
+    "window_reads",
 ]

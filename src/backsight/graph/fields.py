@@ -43,6 +43,16 @@ def projective_fields(graph: Graph, start: Cells, stop: Cells) -> dict[int, tupl
     return fields
 
 
+def window_reads(node: Node, at: Cells, size: Sequence[int]) -> dict[int, tuple[Cells, tuple[int, ...]]]:
+    """What windows of `node` read of each input map: {input: (origins (windows, D), size)}, padding included."""
+    reads = {}
+    for i, rules in zip(node.inputs, node.rules, strict=True):
+        if rules is not None:
+            origins = [rule.origin(at[:, d], size[d]) for d, rule in enumerate(rules)]
+            reads[i] = (np.stack(origins, 1), tuple(map(lambda r, n: r.span(n), rules, size)))
+    return reads
+
+
 def is_fixed(node: Node) -> bool:
     """Whether the node's value does not depend on the image."""
     return node.kind.name in ("constant", "size")

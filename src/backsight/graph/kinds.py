@@ -30,6 +30,10 @@ _MAX_POOL = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
 _AVG_POOL = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
 
 
+#: Values of nodes by index: tensors, sizes, constants.
+Values = Mapping[int, Any]
+
+
 @dataclass(frozen=True)
 class Where:
     """Where a batch of windows lies in its map: the global origin of each (batch, D) int64, and their common size."""
@@ -57,17 +61,17 @@ class Kind:
     def outside(self, node: Node) -> float:
         return 0.0
 
-    def whole(self, node: Node, done: Mapping[int, Any]) -> Any:
-        return node.call(done.__getitem__)
+    def whole(self, node: Node, values: Values) -> Any:
+        return node.call(values.__getitem__)
 
-    def windows(self, node: Node, values: Mapping[int, Any], reads: Mapping[int, Where], out: Where) -> Any:
+    def windows(self, node: Node, values: Values, reads: Mapping[int, Where], out: Where) -> Any:
         return node.call(values.__getitem__)
 
     def is_linear(self, node: Node, nodes: Sequence[Node]) -> bool:
         return False
 
     def difference(
-        self, node: Node, values: Mapping[int, Any], reads: Mapping[int, Where], out: Where | None
+        self, node: Node, nodes: Sequence[Node], values: Values, reads: Mapping[int, Where], out: Where | None
     ) -> Any:
         """The linear part on differences. `values` also holds constants, in the differences' dtype.
 
@@ -93,7 +97,7 @@ class Constant(Kind):
 
     name = "constant"
 
-    def whole(self, node: Node, done: Mapping[int, Any]) -> Any:
+    def whole(self, node: Node, values: Values) -> Any:
         return node.value
 
 
@@ -123,7 +127,7 @@ class Pointwise(Kind):
         return self.linear
 
     def difference(
-        self, node: Node, values: Mapping[int, Any], reads: Mapping[int, Where], out: Where | None
+        self, node: Node, nodes: Sequence[Node], values: Values, reads: Mapping[int, Where], out: Where | None
     ) -> Any:
         return node.call(values.__getitem__)
 
@@ -148,7 +152,7 @@ class BatchNorm(Pointwise):
         return F.batch_norm(x, mean, var, weight, bias, training=False, eps=eps)
 
     def difference(
-        self, node: Node, values: Mapping[int, Any], reads: Mapping[int, Where], out: Where | None
+        self, node: Node, nodes: Sequence[Node], values: Values, reads: Mapping[int, Where], out: Where | None
     ) -> Any:
         x, weight, _, mean, var, eps = node.args
         zero = torch.zeros_like(values[mean.index])
@@ -185,7 +189,7 @@ class Join(Kind):
         return self.linear is not None and self.linear(node, varying)
 
     def difference(
-        self, node: Node, values: Mapping[int, Any], reads: Mapping[int, Where], out: Where | None
+        self, node: Node, nodes: Sequence[Node], values: Values, reads: Mapping[int, Where], out: Where | None
     ) -> Any:
         return node.call(values.__getitem__)
 
@@ -197,16 +201,17 @@ class Sum(Join):
         super().__init__(name, lambda node, varying: True)
 
     def difference(
-        self, node: Node, values: Mapping[int, Any], reads: Mapping[int, Where], out: Where | None
+        self, node: Node, nodes: Sequence[Node], values: Values, reads: Mapping[int, Where], out: Where | None
     ) -> Any:
-        varying = {i for i in node.inputs if i in reads or out is None}
-        args = [
-            a if k > 1 or (isinstance(a, Ref) and a.index in varying) else 0.0 for k, a in enumerate(node.args)
-        ]
-        result = node.target(  # type: ignore[misc]
-            *(values[a.index] if isinstance(a, Ref) else a for a in args), **node.kwargs
-        )
-        return result
+        def part(arg: Any) -> Any:
+            if not isinstance(arg, Ref):
+                return 0.0
+            fixed = isinstance(nodes[arg.index].kind, Constant)
+            return torch.zeros_like(values[arg.index]) if fixed else values[arg.index]
+
+        assert node.target is not None
+        left, right, *rest = node.args
+        return node.target(part(left), part(right), *rest, **node.kwargs)
 
 
 def _one_varying(node: Node, varying: list[int]) -> bool:
@@ -234,7 +239,7 @@ class Convolution(Kind):
         rules = tuple(map(Sliding, sizes, node.extent, kernel, stride, padding, dilation))
         return tuple(rules if i == x.index else None for i in node.inputs)
 
-    def windows(self, node: Node, values: Mapping[int, Any], reads: Mapping[int, Where], out: Where) -> Any:
+    def windows(self, node: Node, values: Values, reads: Mapping[int, Where], out: Where) -> Any:
         x, weight, bias, stride, _, dilation, groups = node.args
         return _CONV[len(stride)](
             values[x.index],
@@ -250,7 +255,7 @@ class Convolution(Kind):
         return True
 
     def difference(
-        self, node: Node, values: Mapping[int, Any], reads: Mapping[int, Where], out: Where | None
+        self, node: Node, nodes: Sequence[Node], values: Values, reads: Mapping[int, Where], out: Where | None
     ) -> Any:
         x, weight, _, stride, padding, dilation, groups = node.args
         padding = padding if out is None else 0
@@ -273,7 +278,7 @@ class MaxPool(Kind):
     def outside(self, node: Node) -> float:
         return -torch.inf
 
-    def windows(self, node: Node, values: Mapping[int, Any], reads: Mapping[int, Where], out: Where) -> Any:
+    def windows(self, node: Node, values: Values, reads: Mapping[int, Where], out: Where) -> Any:
         x, kernel, stride, _, dilation, _ = node.args
         return _MAX_POOL[len(kernel)](values[x.index], kernel, stride, 0, dilation)
 
@@ -288,7 +293,7 @@ class AvgPool(Kind):
         sizes = nodes[x.index].extent
         return (tuple(map(Sliding, sizes, node.extent, kernel, stride, padding)),)
 
-    def windows(self, node: Node, values: Mapping[int, Any], reads: Mapping[int, Where], out: Where) -> Any:
+    def windows(self, node: Node, values: Values, reads: Mapping[int, Where], out: Where) -> Any:
         x, kernel, stride, padding, ceil_mode, include_pad, divisor = node.args
         means = _AVG_POOL[len(kernel)](values[x.index], kernel, stride)
         if divisor is not None:
@@ -310,7 +315,7 @@ class AvgPool(Kind):
         return True
 
     def difference(
-        self, node: Node, values: Mapping[int, Any], reads: Mapping[int, Where], out: Where | None
+        self, node: Node, nodes: Sequence[Node], values: Values, reads: Mapping[int, Where], out: Where | None
     ) -> Any:
         if out is None:
             return node.call(values.__getitem__)
@@ -333,7 +338,7 @@ class AdaptiveAvgPool(Kind):
 
         return (tuple(map(of, sizes, node.extent)),)
 
-    def windows(self, node: Node, values: Mapping[int, Any], reads: Mapping[int, Where], out: Where) -> Any:
+    def windows(self, node: Node, values: Values, reads: Mapping[int, Where], out: Where) -> Any:
         x = values[node.args[0].index]
         rules = node.rules[0]
         assert rules is not None
@@ -355,7 +360,7 @@ class AdaptiveAvgPool(Kind):
         return True
 
     def difference(
-        self, node: Node, values: Mapping[int, Any], reads: Mapping[int, Where], out: Where | None
+        self, node: Node, nodes: Sequence[Node], values: Values, reads: Mapping[int, Where], out: Where | None
     ) -> Any:
         if out is None:
             return node.call(values.__getitem__)
@@ -376,7 +381,7 @@ class GlobalMean(Kind):
         return True
 
     def difference(
-        self, node: Node, values: Mapping[int, Any], reads: Mapping[int, Where], out: Where | None
+        self, node: Node, nodes: Sequence[Node], values: Values, reads: Mapping[int, Where], out: Where | None
     ) -> Any:
         x, keepdim = node.args
         rules = node.rules[0]
@@ -396,7 +401,7 @@ class Flat(Kind):
         return True
 
     def difference(
-        self, node: Node, values: Mapping[int, Any], reads: Mapping[int, Where], out: Where | None
+        self, node: Node, nodes: Sequence[Node], values: Values, reads: Mapping[int, Where], out: Where | None
     ) -> Any:
         return node.call(values.__getitem__)
 
@@ -410,7 +415,7 @@ class Linear(Kind):
         return isinstance(nodes[node.args[1].index].kind, Constant)
 
     def difference(
-        self, node: Node, values: Mapping[int, Any], reads: Mapping[int, Where], out: Where | None
+        self, node: Node, nodes: Sequence[Node], values: Values, reads: Mapping[int, Where], out: Where | None
     ) -> Any:
         return F.linear(values[node.args[0].index], values[node.args[1].index])
 

@@ -1,0 +1,195 @@
+"""Where activations live: one way to read them, whole maps or tiles.
+
+A window is read through `Maps.read`, which gives a `Tile`: a tensor with the global coordinates of its first cell.
+Whether the tile is the whole map or was computed for the purpose makes no difference to who reads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from . import ops
+from .graph import Graph, Node, window_reads
+from .graph.fields import Cells
+from .graph.kinds import Where
+
+#: Half-open intervals, one per spatial axis, in global coordinates.
+Box = tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A part of a map: data (images, channels, *tile size), the global origin `at`, the whole map's size `extent`."""
+
+    data: Tensor
+    at: tuple[int, ...]
+    extent: tuple[int, ...]
+
+
+class Maps(Protocol):
+    """The activations of some unoccluded images."""
+
+    def prepare(self, boxes: Callable[[], Mapping[int, Box]]) -> None:
+        """Announce what will be read next: for each node, a box that holds all of it."""
+
+    def read(self, node: int) -> Tile:
+        """A tile of map `node` for all images that holds what was announced, as far as that lies inside the map."""
+
+    def value(self, node: int) -> Any:
+        """The whole value of a node: a map, or a value that is no map."""
+
+
+def clip(box: Box, extent: Sequence[int]) -> Box:
+    """The part of `box` inside the map."""
+    return tuple((min(max(s, 0), n), min(max(e, 0), n)) for (s, e), n in zip(box, extent, strict=True))
+
+
+class WholeMaps:
+    """Keeps the whole maps of the nodes that windows read; everything else is freed at once."""
+
+    def __init__(self, graph: Graph, images: Tensor, keep: Sequence[int]) -> None:
+        self.graph = graph
+        # One image at a time: what an image's maps hold must not depend on its neighbours in the batch.
+        parts = [graph.replay(image[None], keep) for image in images]
+        self.values = {
+            i: torch.cat([p[i] for p in parts]) if len(parts) > 1 else parts[0][i]
+            for i in {*keep, graph.output} - {graph.input}
+        }
+        self.values[graph.input] = images
+
+    def prepare(self, boxes: Callable[[], Mapping[int, Box]]) -> None:
+        """Nothing to do: all is here."""
+
+    def read(self, node: int) -> Tile:
+        return Tile(self.values[node], (0,) * self.graph.axes, self.graph.nodes[node].extent)
+
+    def value(self, node: int) -> Any:
+        return self.values[node]
+
+
+class TiledMaps:
+    """Computes tiles when they are announced, each with the halo that the layers below need, and keeps nothing else.
+
+    What is no map (the values after a flatten or a global pool) is computed once and kept.
+    """
+
+    def __init__(self, graph: Graph, images: Tensor, keep: Sequence[int]) -> None:
+        self.graph = graph
+        self.images = images
+        self.index = torch.arange(len(images), device=images.device)
+        self.tiles: dict[int, Tile] = {}
+        self.flat: dict[int, Any] = {}
+
+    def prepare(self, boxes: Callable[[], Mapping[int, Box]]) -> None:
+        self.tiles = self._run({i: clip(box, self.graph.nodes[i].extent) for i, box in boxes().items()})
+
+    def read(self, node: int) -> Tile:
+        return self.tiles[node]
+
+    def value(self, node: int) -> Any:
+        if self.graph.nodes[node].spatial:
+            return self._run({node: whole(self.graph.nodes[node])})[node].data
+        if node not in self.flat:
+            self._run({node: None})
+        return self.flat[node]
+
+    def _run(self, wanted: Mapping[int, Box | None]) -> dict[int, Tile]:
+        """Tiles of the wanted boxes, through one pass over the graph; None asks for a value that is no map."""
+        nodes = self.graph.nodes
+        needed = dict(wanted)
+        last: dict[int, int] = {}
+        for node in reversed(nodes):
+            if node.index not in needed or node.index in self.flat:
+                continue
+            for i, box in self._reads(node, needed[node.index]).items():
+                held = needed.get(i)
+                needed[i] = box if box is None or held is None else hull(held, box)
+                last.setdefault(i, node.index)
+        tiles: dict[int, Tile] = {}
+        for node in nodes:
+            if node.index not in needed or node.index in self.flat:
+                continue
+            box = needed[node.index]
+            if node.spatial:
+                assert box is not None
+                tiles[node.index] = Tile(self._map(node, box, tiles), tuple(s for s, _ in box), node.extent)
+            else:
+                self.flat[node.index] = self._whole(node, tiles)
+            for i in node.inputs:
+                if last.get(i) == node.index and i not in wanted:
+                    tiles.pop(i, None)
+        return tiles
+
+    def _reads(self, node: Node, box: Box | None) -> dict[int, Box | None]:
+        """What `node` reads to compute `box` (None: its whole value)."""
+        reads: dict[int, Box | None] = {}
+        for i, rules in zip(node.inputs, node.rules or (None,) * len(node.inputs), strict=True):
+            source = self.graph.nodes[i]
+            if not source.spatial:
+                reads[i] = None
+            elif rules is None or box is None or box == whole(node):
+                reads[i] = whole(source)
+            else:
+                parts = [
+                    (int(rule.origin(start, stop - start)), rule.span(stop - start))
+                    for rule, (start, stop) in zip(rules, box, strict=True)
+                ]
+                reads[i] = clip(tuple((at, at + size) for at, size in parts), source.extent)
+        return reads
+
+    def _map(self, node: Node, box: Box, tiles: Mapping[int, Tile]) -> Tensor:
+        if node.index == self.graph.input:
+            return cut(Tile(self.images, (0,) * len(box), node.extent), box).data
+        if box == whole(node):
+            result: Tensor = self._whole(node, tiles)
+            return result
+        at = np.tile(np.array([start for start, _ in box]), (len(self.images), 1))
+        size = tuple(stop - start for start, stop in box)
+        values: dict[int, Any] = {}
+        reads = {i: place(where, s, self.images.device) for i, (where, s) in window_reads(node, at, size).items()}
+        for i in node.inputs:
+            if i in reads:
+                values[i] = splice_base(tiles[i], self.index, reads[i], node.kind.outside(node))
+            else:
+                values[i] = self.flat[i]
+        out: Tensor = node.kind.windows(node, values, reads, place(at, size, self.images.device))
+        return out
+
+    def _whole(self, node: Node, tiles: Mapping[int, Tile]) -> Any:
+        nodes = self.graph.nodes
+        return node.kind.whole(node, {i: tiles[i].data if nodes[i].spatial else self.flat[i] for i in node.inputs})
+
+
+def whole(node: Node) -> Box:
+    """The box of a whole map."""
+    return tuple((0, n) for n in node.extent)
+
+
+def hull(a: Box, b: Box) -> Box:
+    return tuple((min(p[0], q[0]), max(p[1], q[1])) for p, q in zip(a, b, strict=True))
+
+
+def cut(tile: Tile, box: Box) -> Tile:
+    """The part of a tile that is `box`, without copying."""
+    data = tile.data
+    for axis, ((start, stop), at) in enumerate(zip(box, tile.at, strict=True)):
+        data = data.narrow(2 + axis, start - at, stop - start)
+    return Tile(data, tuple(s for s, _ in box), tile.extent)
+
+
+def splice_base(tile: Tile, index: Tensor, where: Where, outside: float = 0.0) -> Tensor:
+    """Windows of a map as it is, with `outside` beyond its edges."""
+    nothing = tile.data.new_empty((len(index), tile.data.shape[1]) + (0,) * len(tile.at))
+    return ops.splice(
+        tile.data, index, tile.at, tile.extent, nothing, where.at, where.at, where.size, outside
+    )
+
+
+def place(at: Cells, size: tuple[int, ...], device: torch.device) -> Where:
+    return Where(torch.from_numpy(np.ascontiguousarray(at)).to(device), size)

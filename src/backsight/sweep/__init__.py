@@ -1,0 +1,1 @@
+"""Push occlusions forward: only the windows they change."""

@@ -1,0 +1,216 @@
+"""Run a plan: windows of every position, batch by batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .. import ops
+from ..graph import Graph
+from ..graph.fields import Cells as Ints
+from ..graph.kinds import Constant, Size, Where
+from ..maps import Box, Maps, Tile, hull, splice_base
+from .plan import Group, Plan, Step, Window
+
+#: Called with the number of positions (times images) just done.
+Progress = Callable[[int], None]
+
+
+class Sweep:
+    """Runs the groups of one plan over the maps of some images.
+
+    Args:
+        plan: a plan with windows.
+        maps: the unoccluded activations of the images.
+        images: (images, channels, *spatial).
+        baseline: broadcastable to `images`; what stands in the boxes.
+    """
+
+    def __init__(self, plan: Plan, maps: Maps, images: Tensor, baseline: Tensor) -> None:
+        assert plan.graph is not None and plan.tail is not None
+        self.plan = plan
+        self.graph: Graph = plan.graph
+        self.tail = plan.tail
+        self.maps = maps
+        self.images = images
+        self.baseline = baseline.expand_as(images)
+        self.boxes = plan.grid.boxes
+        self.fixed = {n.index: n.value for n in self.graph.nodes if isinstance(n.kind, Constant)}
+        self.doubles = {
+            i: v.double() if isinstance(v, Tensor) and v.is_floating_point() else v
+            for i, v in self.fixed.items()
+            if any(i in self.graph.nodes[t].inputs for t in self.tail.nodes)
+        }
+
+    def run(self, progress: Progress) -> tuple[Tensor, Tensor]:
+        """Differences occluded − unoccluded (images, positions, outputs) in fp64, and those of the null occlusions."""
+        images, positions = len(self.images), self.plan.positions
+        device = self.images.device
+        changes = torch.zeros(images, positions, self.plan.outputs, dtype=torch.float64, device=device)
+        nulls = []
+        for group in self.plan.groups:
+            items = images * len(group.positions)
+            for first in range(0, group.batch * group.batches, group.batch):
+                item = np.arange(first, first + group.batch)
+                done = int(np.clip(items - first, 0, group.batch))
+                # What is left of the last batch holds null occlusions, spread over the positions.
+                item[done:] = (item[done:] * 7919) % items
+                image, local = np.divmod(item, len(group.positions))
+                batch = _Batch(self, group, image, local)
+                change = batch.run(done)
+                at = torch.from_numpy(group.positions[local[:done]]).to(device)
+                changes[batch.image[:done], at] = change[:done]
+                nulls.append(change[done:])
+                progress(done)
+        return changes, torch.cat(nulls)
+
+
+class _Batch:
+    """One batch under way.
+
+    Args:
+        image, local: (batch,) which image, and which of the group's positions, each row occludes.
+    """
+
+    def __init__(self, sweep: Sweep, group: Group, image: Ints, local: Ints) -> None:
+        self.sweep = sweep
+        self.group = group
+        self.device = sweep.images.device
+        self.image = torch.from_numpy(image).to(self.device)
+        self.position = group.positions[local]
+        self.nodes = sweep.graph.nodes
+        self.coordinates = np.ascontiguousarray(group.coordinates[:, local])
+        self.at = torch.from_numpy(self.coordinates).to(self.device)
+        self.live: dict[int, Any] = {}
+        for node in self.nodes:
+            if isinstance(node.kind, Size):
+                sym_size = node.target is torch.ops.aten.sym_size.int
+                self.live[node.index] = len(image) if sym_size else node.kind.whole(node, self.live)
+
+    def where(self, window: Window) -> Where:
+        return Where(self.at[window.entry], window.size)
+
+    def run(self, occluded: int) -> Tensor:
+        """Differences (batch, outputs) in fp64. Rows from `occluded` on are null occlusions: nothing is changed."""
+        sweep, nodes = self.sweep, self.nodes
+        sweep.maps.prepare(self._boxes)
+        self.live[sweep.graph.input] = self._occlude(occluded)
+        for step in self.group.steps:
+            if step.node in sweep.tail.nodes:
+                continue
+            node = nodes[step.node]
+            values = {i: self._value(i, step, node.kind.outside(node)) for i in node.inputs}
+            if node.kind.by_difference:
+                (source,) = step.reads
+                values[source] = values[source] - self._base(source)
+                change = node.kind.difference(node, nodes, values, {}, None)
+                self.live[step.node] = self._base(step.node) + change
+            elif step.whole:
+                self.live[step.node] = node.kind.whole(node, values)
+            else:
+                reads = {i: self.where(w) for i, w in step.reads.items()}
+                out = self.where(self.group.windows[step.node])
+                self.live[step.node] = node.kind.windows(node, values, reads, out)
+            self._free(step)
+        return self._differences().reshape(len(self.image), -1)
+
+    def _differences(self) -> Tensor:
+        """Carry the differences at the boundary through the linear tail."""
+        sweep, nodes = self.sweep, self.nodes
+        for i in sweep.tail.boundary:
+            self.live[i] = self.live[i].double() - self._base(i).double()
+        for step in self.group.steps:
+            if step.node not in sweep.tail.nodes:
+                continue
+            node = nodes[step.node]
+            values = {i: self._difference(i, step) for i in node.inputs}
+            reads = {i: self.where(w) for i, w in step.reads.items()}
+            out = None if step.whole else self.where(self.group.windows[step.node])
+            self.live[step.node] = node.kind.difference(node, nodes, values, reads, out)
+            self._free(step)
+        result: Tensor = self.live[sweep.graph.output]
+        return result
+
+    def _free(self, step: Step) -> None:
+        for i in step.free:
+            del self.live[i]
+
+    def _value(self, i: int, step: Step, outside: float) -> Any:
+        """Input `i` of a step: windows spliced from base and batch where the step reads more than was computed."""
+        if i in self.sweep.fixed:
+            return self.sweep.fixed[i]
+        if i not in step.reads or step.reads[i] == self.group.windows[i]:
+            return self.live[i]
+        here, there = self.where(self.group.windows[i]), self.where(step.reads[i])
+        tile = self.sweep.maps.read(i)
+        return ops.splice(
+            tile.data, self.image, tile.at, tile.extent, self.live[i], here.at, there.at, there.size, outside
+        )
+
+    def _difference(self, i: int, step: Step) -> Any:
+        """Input `i` of a step of the tail: nothing has changed outside the windows that were computed."""
+        if i in self.sweep.doubles:
+            return self.sweep.doubles[i]
+        if i not in step.reads or step.reads[i] == self.group.windows[i]:
+            return self.live[i]
+        here, there = self.where(self.group.windows[i]), self.where(step.reads[i])
+        changed = self.live[i]
+        node = self.nodes[i]
+        zeros = changed.new_zeros(1).expand(1, *node.shape)
+        return ops.splice(
+            zeros, torch.zeros_like(self.image), (0,) * len(node.extent), node.extent, changed, here.at, there.at, there.size
+        )
+
+    def _base(self, i: int) -> Tensor:
+        """The unoccluded value of node `i` in the windows that are computed."""
+        if not self.nodes[i].spatial:
+            value: Tensor = self.sweep.maps.value(i)[self.image]
+            return value
+        return splice_base(self.sweep.maps.read(i), self.image, self.where(self.group.windows[i]))
+
+    def _occlude(self, occluded: int) -> Tensor:
+        """The images' windows, with the baseline in each position's box."""
+        graph, axes = self.sweep.graph, self.sweep.graph.axes
+        where = self.where(self.group.windows[graph.input])
+        boxes = self.sweep.boxes[torch.from_numpy(self.position)].to(self.device)
+        inside = torch.ones(len(self.image), *[1] * (axes + 1), dtype=torch.bool, device=self.device)
+        inside[occluded:] = False
+        for d in range(axes):
+            cells = where.at[:, d : d + 1] + torch.arange(where.size[d], device=self.device)
+            along = (cells >= boxes[:, d : d + 1]) & (cells < boxes[:, axes + d : axes + d + 1])
+            inside = inside & along.view(len(along), 1, *[-1 if k == d else 1 for k in range(axes)])
+        content = self.sweep.baseline
+        if all(content.stride(2 + d) == 0 for d in range(axes)):
+            content = content[(..., *[slice(1)] * axes)][self.image]
+        else:
+            content = splice_base(Tile(content, (0,) * axes, tuple(content.shape[2:])), self.image, where)
+        return torch.where(inside, content, self._base(graph.input))
+
+    def _boxes(self) -> dict[int, Box]:
+        """What this batch reads of each map, as one box."""
+        boxes: dict[int, Box] = {}
+
+        def need(i: int, window: Window) -> None:
+            at = self.coordinates[window.entry]
+            low, high = at.min(0), at.max(0) + window.size
+            box = tuple((int(a), int(b)) for a, b in zip(low, high, strict=True))
+            boxes[i] = hull(boxes[i], box) if i in boxes else box
+
+        sweep, windows = self.sweep, self.group.windows
+        for i in (sweep.graph.input, *sweep.tail.boundary):
+            if i in windows:
+                need(i, windows[i])
+        for step in self.group.steps:
+            if step.node in sweep.tail.nodes:
+                continue
+            by_difference = self.nodes[step.node].kind.by_difference
+            for i, window in step.reads.items():
+                if by_difference or window != windows[i]:
+                    need(i, window)
+            if by_difference and step.node in windows:
+                need(step.node, windows[step.node])
+        return boxes

@@ -1,0 +1,35 @@
+"""The linear tail of a model: where differences replace values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..graph import Graph, is_fixed
+
+
+@dataclass(frozen=True)
+class Tail:
+    """The nodes behind the last nonlinear ones, and the nodes they start from.
+
+    From `boundary` on, a sweep carries occluded − unoccluded in fp64 instead of values: one box moves the scores of a
+    high-resolution image by less than the rounding of the scores themselves.
+    """
+
+    nodes: frozenset[int]
+    boundary: tuple[int, ...]
+
+
+def linear_tail(graph: Graph) -> Tail:
+    nodes = graph.nodes
+    consumers = graph.consumers()
+    tail: set[int] = set()
+    for node in reversed(nodes):
+        if node.index == graph.input or is_fixed(node):
+            continue
+        last = node.index == graph.output
+        if (last or all(c in tail for c in consumers[node.index])) and node.kind.is_linear(node, nodes):
+            tail.add(node.index)
+    boundary = {
+        i for t in tail for i in nodes[t].inputs if i not in tail and not is_fixed(nodes[i])
+    } or {graph.output}
+    return Tail(frozenset(tail), tuple(sorted(boundary)))
