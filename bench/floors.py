@@ -1,5 +1,8 @@
 """The two floors of an occlusion sweep: multiply-adds and bytes of exact windows.
 
+``python bench/floors.py`` prints them for every case of the benchmark, with the times they come to
+at the rates of this machine.
+
 Reckoned from the layers alone (torch.fx and interval arithmetic), independently of the package, so
 that the plan's own numbers have something to be compared with.
 """
@@ -35,10 +38,6 @@ class Floors:
     @property
     def ratio(self) -> float:
         return self.plain / self.windows
-
-    def at_best(self, flops: float, bandwidth: float) -> float:
-        """Seconds at ``flops`` floating-point operations and ``bandwidth`` bytes a second."""
-        return max(2 * self.windows / flops, self.bytes / bandwidth)
 
 
 class _Walker(fx.Interpreter):
@@ -120,3 +119,46 @@ def floors(model: nn.Module, image_size: tuple[int, int], boxes: Tensor) -> Floo
     walker.run(torch.empty(1, 3, *image_size, device="meta"))
     weights = 4 * sum(p.numel() for p in model.parameters())
     return Floors(len(boxes), walker.plain, walker.changed, walker.bytes + weights)
+
+
+def matmul_rate() -> float:
+    """Floating-point operations a second of a large fp32 matrix product."""
+    from harness import alternate
+
+    a, b = torch.rand(2048, 2048), torch.rand(2048, 2048)
+    out = torch.empty(2048, 2048)
+    stats = alternate({"matmul": lambda: torch.mm(a, b, out=out)}, rounds=7, warmup=2)
+    return 2 * 2048**3 / stats["matmul"].median
+
+
+def copy_rate() -> float:
+    """Bytes a second, read and written, of copy_ outside the caches."""
+    from harness import Copy, alternate
+
+    copy_ = Copy()
+    return copy_.bytes_moved / alternate({"copy": copy_}, rounds=7, warmup=2)["copy"].median
+
+
+def main() -> None:
+    from harness import duration, machine_line
+    from oracle import grid
+    from test_occlusion import CASES
+
+    flops, bandwidth = matmul_rate(), copy_rate()
+    print(f"{machine_line()}; {flops / 1e9:.0f} GFLOP/s, {bandwidth / 1e9:.1f} GB/s\n")
+    print("| case | positions | plain GMAC | windows GMAC | ratio | GB | FLOP floor | byte floor |")
+    print("|" + "---|" * 8)
+    for case in CASES:
+        with torch.device("meta"):
+            model = case.factory()
+        size, stride = (case.size,) * 2, (case.stride,) * 2
+        f = floors(model, size, grid(size, (case.window,) * 2, stride, case.edge))
+        print(
+            f"| {case.label} | {f.positions} | {f.plain / 1e9:.0f} | {f.windows / 1e9:.0f} "
+            f"| {f.ratio:.1f} | {f.bytes / 1e9:.2f} | {duration(2 * f.windows / flops)} "
+            f"| {duration(f.bytes / bandwidth)} |"
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -89,11 +89,18 @@ def test_peak_memory(case: tuple[str, int, int, int, str], report: Report, bench
 
     benchmark.pedantic(run, rounds=1, iterations=1)
     found = json.loads(lines[-1])
+    plan = found["plan"]
+    stated = {part: plan[f"{part}_bytes"] / 2**20 for part in ("base", "batch", "score")}
     report.add(
         "Peak memory beyond the model (fresh process)",
         {
             "case": "{} {} {}/{}".format(*case[:4]),
             "measured": f"{found['beyond_model_mib']:.0f} MiB",
-            "plan's number": f"{found['plan']['bytes'] / 2**20:.0f} MiB",
+            "stated by the plan": f"{sum(stated.values()):.0f} MiB",
+        }
+        | {f"of it {part}": f"{mib:.0f} MiB" for part, mib in stated.items()}
+        | {
+            "memory budget": f"{plan['memory'] / 2**20:.0f} MiB",
+            "resident before": f"{found['before_mib']:.0f} MiB",
         },
     )
