@@ -12,16 +12,23 @@
 
 namespace backsight::cpu {
 
-// Outputs at least this large do not stay in the cache until they are read, so they bypass it:
-// an ordinary store first fetches the line it overwrites, half again as much traffic as a copy
-// needs.
+// Outputs at least this large do not stay in the cache until they are read, so they bypass it: an
+// ordinary store first fetches the line it overwrites, half again the traffic that a copy needs.
 constexpr int64_t kStreamBytes = 32 << 20;
 
-// Copies `bytes` without calling memcpy for the short pieces that windows are made of.
-HD void copy_bytes(char* to, const char* from, int64_t bytes) {
+// Copies whole vectors of 32 bytes: reads and writes up to 31 bytes more than asked.
+HD void copy_loosely(char* to, const char* from, int64_t bytes) {
+  int64_t i = 0;
+  do {
+    memcpy(to + i, from + i, 32);
+    i += 32;
+  } while (i < bytes);
+}
+
+// Reads exactly `bytes`; short pieces without a call.
+HD void copy_exactly(char* to, const char* from, int64_t bytes) {
   if (bytes >= 32) {
-    int64_t i = 0;
-    for (; i + 32 <= bytes; i += 32) memcpy(to + i, from + i, 32);
+    copy_loosely(to, from, bytes & ~int64_t{31});
     memcpy(to + bytes - 32, from + bytes - 32, 32);  // overlaps what is already there
   } else if (bytes >= 16) {
     memcpy(to, from, 16);
@@ -34,125 +41,124 @@ HD void copy_bytes(char* to, const char* from, int64_t bytes) {
   }
 }
 
-// kStream: pieces gather in a buffer in the L1 cache, which leaves in whole cache lines past the
-// caches. Otherwise they go straight to the output.
+// Short pieces gather in a buffer in the L1 cache; whole cache lines leave it, past the caches if
+// kStream. Long pieces go straight to the output.
 template <bool kStream>
 class Writer {
  public:
-  explicit Writer(char* out) : out_(out) {
-    if (kStream) {
-      head_ = used_ = static_cast<int64_t>(reinterpret_cast<uintptr_t>(out) % kLine);
-      out_ -= head_;
-    }
-  }
+  explicit Writer(char* out)
+      : head_(static_cast<int64_t>(reinterpret_cast<uintptr_t>(out) % kLine)),
+        used_(head_),
+        line_(out - head_) {}
   Writer(const Writer&) = delete;
   Writer& operator=(const Writer&) = delete;
 
-  template <typename T>
-  HD void copy(const T* from, int64_t count) {
-    const char* bytes = reinterpret_cast<const char*>(from);
-    int64_t left = count * static_cast<int64_t>(sizeof(T));
-    for (; left > kPiece; left -= kPiece, bytes += kPiece) copy_bytes(take(kPiece), bytes, kPiece);
-    copy_bytes(take(left), bytes, left);
+  // kLoose promises that 31 bytes past the piece may be read.
+  template <bool kLoose>
+  HD void copy(const char* from, int64_t bytes) {
+    if (bytes <= kPiece) {
+      char* to = take(bytes);
+      if (kLoose) {
+        copy_loosely(to, from, bytes);
+      } else {
+        copy_exactly(to, from, bytes);
+      }
+      return;
+    }
+    const int64_t first = (kLine - used_ % kLine) % kLine;
+    copy_exactly(take(first), from, first);
+    flush();
+    const int64_t whole = (bytes - first) / kLine * kLine;
+    put(from + first, 0, whole);
+    line_ += whole;
+    const int64_t last = bytes - first - whole;
+    copy_exactly(take(last), from + first + whole, last);
   }
 
+  // `count` elements that lie `stride` elements apart.
   template <typename T>
-  HD void copy_strided(const T* from, int64_t count, int64_t stride) {
+  HD void gather(const T* from, int64_t count, int64_t stride) {
     constexpr int64_t kMost = kPiece / static_cast<int64_t>(sizeof(T));
     while (count > 0) {
       const int64_t n = count < kMost ? count : kMost;
-      T* to = reinterpret_cast<T*>(take(n * static_cast<int64_t>(sizeof(T))));
-      for (int64_t i = 0; i < n; ++i) to[i] = from[i * stride];
+      char* to = take(n * static_cast<int64_t>(sizeof(T)));
+      for (int64_t i = 0; i < n; ++i)
+        memcpy(to + i * static_cast<int64_t>(sizeof(T)), from + i * stride, sizeof(T));
       from += n * stride;
       count -= n;
     }
   }
 
-  template <typename T>
-  HD void fill(T value, int64_t count) {
-    copy_strided(&value, count, 0);
+  // Copies of the element at `value` until `bytes` are full.
+  HD void fill(const char* value, int64_t element_size, int64_t bytes) {
+    char pattern[32];
+    for (int64_t i = 0; i < 32; i += element_size)
+      memcpy(pattern + i, value, static_cast<size_t>(element_size));
+    for (; bytes > kPiece; bytes -= kPiece) repeat(take(kPiece), pattern, kPiece);
+    repeat(take(bytes), pattern, bytes);
   }
 
   // Must be called once, last.
   HD void finish() {
-    if (!kStream) return;
     flush();
-    if (used_ > head_) memcpy(out_ + head_, buffer_ + head_, static_cast<size_t>(used_ - head_));
+    memcpy(line_ + head_, buffer_ + head_, static_cast<size_t>(used_ - head_));
 #if defined(__SSE2__)
-    _mm_sfence();
+    if (kStream) _mm_sfence();
 #endif
   }
 
  private:
   static constexpr int64_t kLine = 64;
-  static constexpr int64_t kPiece = 2048;
-  static constexpr int64_t kBuffer = 8192;
+  static constexpr int64_t kPiece = 512;
+  static constexpr int64_t kBuffer = 4096;
 
-  // Where the next `bytes` (at most kPiece) go.
+  static HD void repeat(char* to, const char* pattern, int64_t bytes) {
+    for (int64_t i = 0; i < bytes; i += 32) memcpy(to + i, pattern, 32);
+  }
+
+  // Where the next `bytes` (at most kPiece) go; up to kLine more may be written in passing.
   HD char* take(int64_t bytes) {
-    if (!kStream) {
-      char* at = out_;
-      out_ += bytes;
-      return at;
-    }
     if (used_ + bytes > kBuffer) flush();
     char* at = buffer_ + used_;
     used_ += bytes;
     return at;
   }
 
-  // Sends the whole lines out; the rest moves to the front.
+  // Sends the whole lines out; the rest, less than a line, moves to the front.
   HD void flush() {
     const int64_t whole = used_ / kLine * kLine;
     if (whole == 0) return;
-    int64_t i = 0;
+    int64_t from = 0;
     if (head_ > 0) {  // the first line is shared with whatever lies before the output
-      memcpy(out_ + head_, buffer_ + head_, static_cast<size_t>(kLine - head_));
+      memcpy(line_ + head_, buffer_ + head_, static_cast<size_t>(kLine - head_));
       head_ = 0;
-      i = kLine;
+      from = kLine;
     }
-#if defined(__SSE2__)
-    for (; i < whole; i += 16)
-      _mm_stream_si128(reinterpret_cast<__m128i*>(out_ + i),
-                       _mm_load_si128(reinterpret_cast<const __m128i*>(buffer_ + i)));
-#else
-    memcpy(out_ + i, buffer_ + i, static_cast<size_t>(whole - i));
-#endif
-    out_ += whole;
+    put(buffer_, from, whole);
+    line_ += whole;
     used_ -= whole;
-    memcpy(buffer_, buffer_ + whole, static_cast<size_t>(used_));
+    memcpy(buffer_, buffer_ + whole, kLine);
   }
 
-  char* out_;         // streaming: aligned, where buffer_[0] belongs
-  int64_t head_ = 0;  // streaming: bytes of buffer_ that lie before the output
-  int64_t used_ = 0;
-  alignas(64) char buffer_[kStream ? kBuffer : 1];
-};
-
-// Writes `cells` cells of a row from `from` on, `channels` elements each; a contiguous output takes
-// its channels one by one, so there `channels` is 1.
-template <typename T, bool kChannelsLast, bool kStream>
-HD void write_cells(Writer<kStream>& out, const T* from, int64_t cells, int64_t stride,
-                    int64_t channels, int64_t stride_c) {
-  if (stride == 0 && (!kChannelsLast || stride_c == 0)) {
-    out.fill(*from, cells * channels);
-  } else if (!kChannelsLast) {
-    if (stride == 1) {
-      out.copy(from, cells);
-    } else {
-      out.copy_strided(from, cells, stride);
-    }
-  } else if (stride_c == 1 && stride == channels) {
-    out.copy(from, cells * channels);
-  } else {
-    for (int64_t i = 0; i < cells; ++i) {
-      if (stride_c == 1) {
-        out.copy(from + i * stride, channels);
-      } else {
-        out.copy_strided(from + i * stride, channels, stride_c);
+  // Bytes [begin, end) of `from`, whole lines, to the output.
+  HD void put(const char* from, int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; i += kLine) {
+#if defined(__SSE2__)
+      if (kStream) {
+        for (int64_t k = 0; k < kLine; k += 16)
+          _mm_stream_si128(reinterpret_cast<__m128i*>(line_ + i + k),
+                           _mm_loadu_si128(reinterpret_cast<const __m128i*>(from + i + k)));
+        continue;
       }
+#endif
+      memcpy(line_ + i, from + i, kLine);
     }
   }
-}
+
+  int64_t head_;  // bytes of buffer_ that lie before the output, until the first flush
+  int64_t used_;  // bytes of buffer_ in use, head_ included
+  char* line_;    // where buffer_[0] belongs, aligned
+  alignas(64) char buffer_[kBuffer + kLine];
+};
 
 }  // namespace backsight::cpu
