@@ -26,10 +26,9 @@ def overlay(
     heat: npt.NDArray[np.floating[Any]],
     *,
     title: str,
-    subtitle: str = "",
+    note: str = "",
     label: str = "drop of the logit",
     box: Sequence[int] | None = None,
-    box_label: str = "",
     limit: float | None = None,
 ) -> Figure:
     """The photo beside the same photo under a signed map, with a colour bar.
@@ -41,10 +40,9 @@ def overlay(
         photo: ``(H, W, 3)`` uint8 RGB.
         heat: ``(H, W)`` map of any float dtype, in the unit that ``label`` names.
         title: one line above both panels.
-        subtitle: smaller text above the photo.
+        note: smaller text below them; a line of about 100 characters fits.
         label: what the map shows and in which unit; stands at the colour bar.
         box: top, left, bottom, right (half-open, pixels); outlined in both panels.
-        box_label: smaller text above the map; says what the box is.
         limit: the value at the ends of the colour bar; the largest |value| unless told.
 
     Returns:
@@ -91,8 +89,9 @@ def overlay(
 
     height, width = heat.shape
     unit = _PANEL / max(height, width)
-    panel_w, panel_h = max(width * unit, 2.2), max(height * unit, 2.2)
-    figure = Figure(figsize=(2 * panel_w + 1.3, panel_h + 0.9), dpi=110, layout="constrained")
+    # Narrow and flat photos still need room for the lines of text and for the bar's label.
+    figsize = (max(2 * width * unit + 1.3, 7.5), max(height * unit + 1.1, 4.6))
+    figure = Figure(figsize=figsize, dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
     left, right = figure.subplots(1, 2)
     left.imshow(photo, interpolation="antialiased")
@@ -112,8 +111,8 @@ def overlay(
     colors = ScalarMappable(scale, ListedColormap(bar))
     figure.colorbar(colors, ax=right, label=label, fraction=0.05, pad=0.03)
     figure.suptitle(title, fontsize=13)
-    left.set_title(subtitle, fontsize=9, loc="left")
-    right.set_title(box_label, fontsize=9, loc="left")
+    if note:
+        figure.supxlabel(note, fontsize=9)
     return figure
 
 

@@ -42,6 +42,9 @@ def run(arguments: Sequence[str]) -> int:
         if not hasattr(error, "format_message"):
             raise
         return _complain(error.format_message())
+    # some versions of typer turn Ctrl-C into this code, others into Abort
+    if code == INTERRUPTED:
+        return _complain("interrupted", INTERRUPTED)
     return code if isinstance(code, int) else 0
 
 

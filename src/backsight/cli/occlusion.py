@@ -112,11 +112,11 @@ def occlude_photo(
     figure = plots.overlay(
         pixels,
         heat,
-        title=f"{label} (class {index}), probability {float(probabilities[index]):.3g}",
-        subtitle=f"{photo.name}, {network.name}, window {_by(sides)}, stride {_by(steps)}",
+        title=f"{_short(label)} (class {index}), probability {float(probabilities[index]):.3g}",
+        note=f"{_short(photo.name)}, {_short(network.name)}, window {_by(sides)}, "
+        f"stride {_by(steps)}\noutlined: the box with the largest drop, {largest:.3g}",
         label="drop of the logit, mean over covering boxes",
         box=(top, left, bottom, right),
-        box_label=f"outlined: the box with the largest drop, {largest:.3g}",
     )
     picture = plots.png(figure)
     drawn = time.perf_counter()
@@ -168,6 +168,11 @@ def occlude_photo(
         lines.append("no box costs the class more than the noise floor: the map shows nothing")
     lines += [f"{kind}: {path}" for kind, path in files.items()]
     print("\n".join(lines))
+
+
+def _short(name: str) -> str:
+    """A name that fits in the figure."""
+    return name if len(name) <= 40 else f"{name[:24]}...{name[-13:]}"
 
 
 def _by(sides: tuple[int, int]) -> str:
