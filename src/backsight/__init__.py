@@ -1,6 +1,8 @@
 """backsight looks back through a convnet: which pixels a decision hangs on."""
 
-import backsight.ops  # noqa: F401  (registers torch.ops.backsight.*)
 from backsight._version import __version__
+from backsight.methods.occlusion import occlusion, plan
+from backsight.sweep.plan import Plan
+from backsight.sweep.result import Occlusion
 
-__all__ = ["__version__"]
+__all__ = ["Occlusion", "Plan", "__version__", "occlusion", "plan"]

@@ -47,7 +47,9 @@ class Maps(Protocol):
 
 def clip(box: Box, extent: Sequence[int]) -> Box:
     """The part of `box` inside the map."""
-    return tuple((min(max(s, 0), n), min(max(e, 0), n)) for (s, e), n in zip(box, extent, strict=True))
+    return tuple(
+        (min(max(s, 0), n), min(max(e, 0), n)) for (s, e), n in zip(box, extent, strict=True)
+    )
 
 
 class WholeMaps:
@@ -87,7 +89,9 @@ class TiledMaps:
         self.flat: dict[int, Any] = {}
 
     def prepare(self, boxes: Callable[[], Mapping[int, Box]]) -> None:
-        self.tiles = self._run({i: clip(box, self.graph.nodes[i].extent) for i, box in boxes().items()})
+        self.tiles = self._run(
+            {i: clip(box, self.graph.nodes[i].extent) for i, box in boxes().items()}
+        )
 
     def read(self, node: int) -> Tile:
         return self.tiles[node]
@@ -107,6 +111,8 @@ class TiledMaps:
         for node in reversed(nodes):
             if node.index not in needed or node.index in self.flat:
                 continue
+            if node.spatial and not node.kind.local and node.index != self.graph.input:
+                needed[node.index] = whole(node)
             for i, box in self._reads(node, needed[node.index]).items():
                 held = needed.get(i)
                 needed[i] = box if box is None or held is None else hull(held, box)
@@ -118,7 +124,9 @@ class TiledMaps:
             box = needed[node.index]
             if node.spatial:
                 assert box is not None
-                tiles[node.index] = Tile(self._map(node, box, tiles), tuple(s for s, _ in box), node.extent)
+                tiles[node.index] = Tile(
+                    self._map(node, box, tiles), tuple(s for s, _ in box), node.extent
+                )
             else:
                 self.flat[node.index] = self._whole(node, tiles)
             for i in node.inputs:
@@ -152,7 +160,10 @@ class TiledMaps:
         at = np.tile(np.array([start for start, _ in box]), (len(self.images), 1))
         size = tuple(stop - start for start, stop in box)
         values: dict[int, Any] = {}
-        reads = {i: place(where, s, self.images.device) for i, (where, s) in window_reads(node, at, size).items()}
+        reads = {
+            i: place(where, s, self.images.device)
+            for i, (where, s) in window_reads(node, at, size).items()
+        }
         for i in node.inputs:
             if i in reads:
                 values[i] = splice_base(tiles[i], self.index, reads[i], node.kind.outside(node))
@@ -163,7 +174,9 @@ class TiledMaps:
 
     def _whole(self, node: Node, tiles: Mapping[int, Tile]) -> Any:
         nodes = self.graph.nodes
-        return node.kind.whole(node, {i: tiles[i].data if nodes[i].spatial else self.flat[i] for i in node.inputs})
+        return node.kind.whole(
+            node, {i: tiles[i].data if nodes[i].spatial else self.flat[i] for i in node.inputs}
+        )
 
 
 def whole(node: Node) -> Box:

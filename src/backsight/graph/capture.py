@@ -19,7 +19,12 @@ class CaptureError(Exception):
     """The model cannot be captured; the message says why. Such a model is run as it is, whole."""
 
 
-def capture(model: Callable[[Tensor], Tensor], shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Graph:
+def capture(
+    model: Callable[[Tensor], Tensor],
+    shape: Sequence[int],
+    dtype: torch.dtype,
+    device: torch.device,
+) -> Graph:
     """Capture `model` for images of `shape` (channels, *spatial), for any batch size.
 
     Raises:
@@ -68,7 +73,7 @@ def _first_line(error: BaseException) -> str:
 
 
 def _overload(target: Any) -> str:
-    """"relu" for aten.relu.default and aten.relu_.default; the target's own name for Python functions."""
+    """ "relu" for aten.relu.default and aten.relu_.default; the target's own name for Python functions."""
     schema = getattr(target, "_schema", None)
     if schema is None or not schema.name.startswith("aten::"):
         return str(target)
@@ -128,7 +133,10 @@ class _Builder:
         values = {
             **{n: self._state(t) for n, t in signature.inputs_to_parameters.items()},
             **{n: self._state(t) for n, t in signature.inputs_to_buffers.items()},
-            **{n: self.exported.constants[t] for n, t in signature.inputs_to_lifted_tensor_constants.items()},
+            **{
+                n: self.exported.constants[t]
+                for n, t in signature.inputs_to_lifted_tensor_constants.items()
+            },
         }
         image: int | None = None
         output: int | None = None
@@ -148,7 +156,9 @@ class _Builder:
                 self._call(fx)
             elif fx.op == "output":
                 if signature.buffers_to_mutate or len(signature.user_outputs) != 1:
-                    raise CaptureError("expected a model that returns one tensor and changes no buffer")
+                    raise CaptureError(
+                        "expected a model that returns one tensor and changes no buffer"
+                    )
                 if signature.user_outputs[0] not in self.index:
                     raise CaptureError("expected a model that returns a tensor")
                 output = self.index[signature.user_outputs[0]]
@@ -157,8 +167,13 @@ class _Builder:
         if image is None or output is None:
             raise CaptureError("the captured graph has no input or no output")
         shape = self.nodes[output].shape
-        if isinstance(self.nodes[output].kind, kinds.Constant) or self.nodes[output].name not in self.batch_first:
-            raise CaptureError(f"expected an output of shape (batch, ...), got {shape} whatever the batch")
+        if (
+            isinstance(self.nodes[output].kind, kinds.Constant)
+            or self.nodes[output].name not in self.batch_first
+        ):
+            raise CaptureError(
+                f"expected an output of shape (batch, ...), got {shape} whatever the batch"
+            )
         return Graph(self.nodes, image, output, self.axes).without_unused()
 
     def _state(self, name: str) -> Tensor:
@@ -171,7 +186,9 @@ class _Builder:
     def _add(self, fx: Any, kind: Kind, **fields: Any) -> int:
         index = len(self.nodes)
         stack = list((fx.meta.get("nn_module_stack") or {}).values())
-        self.nodes.append(Node(index, fx.name, kind, module=stack[-1][0] if stack else "", **fields))
+        self.nodes.append(
+            Node(index, fx.name, kind, module=stack[-1][0] if stack else "", **fields)
+        )
         self.index[fx.name] = index
         value = fx.meta.get("val")
         if isinstance(value, Tensor):
@@ -191,7 +208,9 @@ class _Builder:
         written = _written(fx)
         if written is not None:
             name, overload = fx.target._schema.name, fx.target._schema.overload_name or "default"
-            fx.target = getattr(getattr(torch.ops.aten, name.removeprefix("aten::").removesuffix("_")), overload)
+            fx.target = getattr(
+                getattr(torch.ops.aten, name.removeprefix("aten::").removesuffix("_")), overload
+            )
         self._operation(fx)
         if written is not None:
             self.index[written.name] = self.index[fx.name]
@@ -209,7 +228,9 @@ class _Builder:
         ):
             if inputs or not _random(fx.target):
                 with torch.no_grad():
-                    self._constant(fx, fx.target(*_values(args, self.nodes), **_values(kwargs, self.nodes)))
+                    self._constant(
+                        fx, fx.target(*_values(args, self.nodes), **_values(kwargs, self.nodes))
+                    )
                 return
         self._refuse(fx, name, args)
         kind, target, args, kwargs = self._entry(fx, name, args, kwargs)
@@ -225,7 +246,11 @@ class _Builder:
         if isinstance(args, torch.fx.Node):
             return Ref(self.index[args.name])
         if isinstance(args, list | tuple):
-            return type(args)(self._refs(a) for a in args) if type(args) in (list, tuple) else [*map(self._refs, args)]
+            return (
+                type(args)(self._refs(a) for a in args)
+                if type(args) in (list, tuple)
+                else [*map(self._refs, args)]
+            )
         if isinstance(args, dict):
             return {k: self._refs(v) for k, v in args.items()}
         return args
@@ -260,9 +285,9 @@ class _Builder:
     @staticmethod
     def _keeps_off_maps(node: Node) -> bool:
         """Kinds that also mean something on values that are no maps (after a flatten)."""
-        return isinstance(node.kind, kinds.Flat | kinds.Linear | kinds.Pointwise | kinds.GlobalMean) or (
-            not node.spatial and isinstance(node.kind, kinds.Join)
-        )
+        return isinstance(
+            node.kind, kinds.Flat | kinds.Linear | kinds.Pointwise | kinds.GlobalMean
+        ) or (not node.spatial and isinstance(node.kind, kinds.Join))
 
     # ------------------------------------------------------------------ the table's entries from ATen's arguments
 
@@ -293,11 +318,19 @@ class _Builder:
                 )
                 return kinds.CONVOLUTION, kinds._CONV[axes], conv, {}
         if name in ("batch_norm", "_native_batch_norm_legit_no_training", "cudnn_batch_norm"):
-            bn = (bound["input"], bound["weight"], bound["bias"], bound["running_mean"], bound["running_var"])
-            if all(b is None or isinstance(self.nodes[b.index].kind, kinds.Constant) for b in bn[1:]) and (
-                bn[3] is not None and bn[4] is not None
-            ):
-                if "legit" in name:  # returns a tuple; the getitem that follows is folded into this node
+            bn = (
+                bound["input"],
+                bound["weight"],
+                bound["bias"],
+                bound["running_mean"],
+                bound["running_var"],
+            )
+            if all(
+                b is None or isinstance(self.nodes[b.index].kind, kinds.Constant) for b in bn[1:]
+            ) and (bn[3] is not None and bn[4] is not None):
+                if (
+                    "legit" in name
+                ):  # returns a tuple; the getitem that follows is folded into this node
                     target = _first_of_batch_norm
                 else:
                     target = kinds.BatchNorm.inference
@@ -332,20 +365,40 @@ class _Builder:
             if sizes == list(source.extent):
                 return kinds.IDENTITY, _identity, (x,), {}
             return kinds.ADAPTIVE_AVG_POOL, target, (x, sizes), {}
-        if name == "mean" and on_map and source is not None and bound.get("dim") and bound.get("dtype") is None:
+        if (
+            name == "mean"
+            and on_map
+            and source is not None
+            and bound.get("dim")
+            and bound.get("dtype") is None
+        ):
             if sorted(d % (axes + 2) for d in bound["dim"]) == list(range(2, axes + 2)):
                 return kinds.GLOBAL_MEAN, kinds.GlobalMean.of, (x, bound["keepdim"]), {}
         if name == "cat" and bound["dim"] in (1, -axes - 1):
             return kinds.CAT, target, (bound["tensors"], 1), {}
-        if name == "slice" and bound["dim"] == 0 and bound["start"] in (0, None) and bound["step"] == 1:
+        if (
+            name == "slice"
+            and bound["dim"] == 0
+            and bound["start"] in (0, None)
+            and bound["step"] == 1
+        ):
             if bound["end"] is None or bound["end"] == torch.iinfo(torch.int64).max:
                 return kinds.IDENTITY, _identity, (x,), {}
-        if name in ("slice", "split", "chunk", "split_with_sizes", "index_select", "narrow", "flip"):
+        if name in (
+            "slice",
+            "split",
+            "chunk",
+            "split_with_sizes",
+            "index_select",
+            "narrow",
+            "flip",
+        ):
             dims = bound["dims"] if name == "flip" else [bound["dim"]]
             if on_map and all(d in (1, -axes - 1) for d in dims):
                 return kinds.CHANNELS, *same
         if name in kinds.JOINS and all(
-            not isinstance(a, Ref) or isinstance(self.nodes[a.index].value, Tensor | None) for a in args
+            not isinstance(a, Ref) or isinstance(self.nodes[a.index].value, Tensor | None)
+            for a in args
         ):
             return kinds.JOINS[name], *same
         if name == "linear":
@@ -396,7 +449,13 @@ def _first_of_batch_norm(*args: Any) -> tuple[Tensor]:
 
 
 def _avg_pool(
-    x: Tensor, kernel: list[int], stride: list[int], padding: list[int], ceil: bool, include: bool, divisor: int | None
+    x: Tensor,
+    kernel: list[int],
+    stride: list[int],
+    padding: list[int],
+    ceil: bool,
+    include: bool,
+    divisor: int | None,
 ) -> Tensor:
     pool = kinds._AVG_POOL[len(kernel)]
     if len(kernel) == 1:

@@ -33,7 +33,9 @@ def projective_fields(graph: Graph, start: Cells, stop: Cells) -> dict[int, tupl
                 parts.append([rule.forward(s[:, d], e[:, d]) for d, rule in enumerate(rules)])
             elif rules is None and not is_fixed(graph.nodes[i]):
                 # A value that is no map has changed as a whole, and so has what is made from it.
-                parts.append([(np.zeros(len(start), np.int64), np.full(len(start), n)) for n in node.extent])
+                parts.append(
+                    [(np.zeros(len(start), np.int64), np.full(len(start), n)) for n in node.extent]
+                )
         if parts:
             axes = [hull([part[d] for part in parts]) for d in range(graph.axes)]
             fields[node.index] = (
@@ -43,7 +45,9 @@ def projective_fields(graph: Graph, start: Cells, stop: Cells) -> dict[int, tupl
     return fields
 
 
-def window_reads(node: Node, at: Cells, size: Sequence[int]) -> dict[int, tuple[Cells, tuple[int, ...]]]:
+def window_reads(
+    node: Node, at: Cells, size: Sequence[int]
+) -> dict[int, tuple[Cells, tuple[int, ...]]]:
     """What windows of `node` read of each input map: {input: (origins (windows, D), size)}, padding included."""
     reads = {}
     for i, rules in zip(node.inputs, node.rules, strict=True):
@@ -85,5 +89,7 @@ def _backward(graph: Graph, index: int, unit: int) -> list[Interval]:
                 intervals = [hull(pair) for pair in zip(needed[i], intervals, strict=True)]
             needed[i] = intervals
     if graph.input not in needed:
-        raise ValueError(f"expected a map computed from the image, got {graph.nodes[index].label!r}")
+        raise ValueError(
+            f"expected a map computed from the image, got {graph.nodes[index].label!r}"
+        )
     return needed[graph.input]

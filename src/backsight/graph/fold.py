@@ -56,13 +56,19 @@ def fold_batch_norms(graph: Graph) -> Graph:
             to[node.index] = add(node, args=args, inputs=inputs, rules=(node.rules[0], None, None))
             continue
         kwargs = substitute(node.kwargs, lambda i: Ref(to[i]))
-        to[node.index] = add(node, args=args, kwargs=kwargs, inputs=tuple(to[i] for i in node.inputs))
+        to[node.index] = add(
+            node, args=args, kwargs=kwargs, inputs=tuple(to[i] for i in node.inputs)
+        )
     return Graph(nodes, to[graph.input], to[graph.output], graph.axes).without_unused()
 
 
 def _folded(graph: Graph, conv: Node, batch_norm: Node) -> tuple[Tensor, Tensor]:
     def value(ref: Ref | None, default: float) -> Tensor:
-        return like.new_full((channels,), default) if ref is None else graph.nodes[ref.index].value.double()
+        return (
+            like.new_full((channels,), default)
+            if ref is None
+            else graph.nodes[ref.index].value.double()
+        )
 
     weight = graph.nodes[conv.args[1].index].value
     like, channels = weight.double(), weight.shape[0]

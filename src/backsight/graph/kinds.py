@@ -46,13 +46,17 @@ class Kind:
     """Defaults: an operation without a window rule."""
 
     name = "barrier"
+    # Whether windows of the output can be computed from windows of the inputs; if not, it is always computed whole.
+    local = False
     # Reads a map as base + difference: the output is the base output plus the linear part of what changed.
     by_difference = False
 
     def rules(self, node: Node, nodes: Sequence[Node]) -> tuple[Rules | None, ...]:
         """One set of axis rules per input; Whole where nothing better is known."""
         return tuple(
-            whole_rules(nodes[i].extent, node.extent if node.spatial else (1,) * len(nodes[i].extent))
+            whole_rules(
+                nodes[i].extent, node.extent if node.spatial else (1,) * len(nodes[i].extent)
+            )
             if nodes[i].spatial
             else None
             for i in node.inputs
@@ -71,7 +75,12 @@ class Kind:
         return False
 
     def difference(
-        self, node: Node, nodes: Sequence[Node], values: Values, reads: Mapping[int, Where], out: Where | None
+        self,
+        node: Node,
+        nodes: Sequence[Node],
+        values: Values,
+        reads: Mapping[int, Where],
+        out: Where | None,
     ) -> Any:
         """The linear part on differences. `values` also holds constants, in the differences' dtype.
 
@@ -114,20 +123,28 @@ class Barrier(Kind):
 class Pointwise(Kind):
     """One map in, one of the same size out, cell by cell."""
 
+    local = True
+
     def __init__(self, name: str, linear: bool = False) -> None:
         self.name = name
         self.linear = linear
 
     def rules(self, node: Node, nodes: Sequence[Node]) -> tuple[Rules | None, ...]:
         return tuple(
-            tuple(Identity(s) for s in nodes[i].extent) if nodes[i].spatial else None for i in node.inputs
+            tuple(Identity(s) for s in nodes[i].extent) if nodes[i].spatial else None
+            for i in node.inputs
         )
 
     def is_linear(self, node: Node, nodes: Sequence[Node]) -> bool:
         return self.linear
 
     def difference(
-        self, node: Node, nodes: Sequence[Node], values: Values, reads: Mapping[int, Where], out: Where | None
+        self,
+        node: Node,
+        nodes: Sequence[Node],
+        values: Values,
+        reads: Mapping[int, Where],
+        out: Where | None,
     ) -> Any:
         return node.call(values.__getitem__)
 
@@ -152,7 +169,12 @@ class BatchNorm(Pointwise):
         return F.batch_norm(x, mean, var, weight, bias, training=False, eps=eps)
 
     def difference(
-        self, node: Node, nodes: Sequence[Node], values: Values, reads: Mapping[int, Where], out: Where | None
+        self,
+        node: Node,
+        nodes: Sequence[Node],
+        values: Values,
+        reads: Mapping[int, Where],
+        out: Where | None,
     ) -> Any:
         x, weight, _, mean, var, eps = node.args
         zero = torch.zeros_like(values[mean.index])
@@ -172,6 +194,8 @@ class Join(Kind):
     `linear` tells from the number of inputs that depend on the image whether the operation is linear in them.
     """
 
+    local = True
+
     def __init__(self, name: str, linear: Callable[[Node, list[int]], bool] | None = None) -> None:
         self.name = name
         self.linear = linear
@@ -181,7 +205,8 @@ class Join(Kind):
             return Identity(size_in) if size_in == size_out else Whole(size_in, size_out)
 
         return tuple(
-            tuple(map(of, nodes[i].extent, node.extent)) if nodes[i].spatial else None for i in node.inputs
+            tuple(map(of, nodes[i].extent, node.extent)) if nodes[i].spatial else None
+            for i in node.inputs
         )
 
     def is_linear(self, node: Node, nodes: Sequence[Node]) -> bool:
@@ -189,7 +214,12 @@ class Join(Kind):
         return self.linear is not None and self.linear(node, varying)
 
     def difference(
-        self, node: Node, nodes: Sequence[Node], values: Values, reads: Mapping[int, Where], out: Where | None
+        self,
+        node: Node,
+        nodes: Sequence[Node],
+        values: Values,
+        reads: Mapping[int, Where],
+        out: Where | None,
     ) -> Any:
         return node.call(values.__getitem__)
 
@@ -201,7 +231,12 @@ class Sum(Join):
         super().__init__(name, lambda node, varying: True)
 
     def difference(
-        self, node: Node, nodes: Sequence[Node], values: Values, reads: Mapping[int, Where], out: Where | None
+        self,
+        node: Node,
+        nodes: Sequence[Node],
+        values: Values,
+        reads: Mapping[int, Where],
+        out: Where | None,
     ) -> Any:
         def part(arg: Any) -> Any:
             if not isinstance(arg, Ref):
@@ -215,17 +250,24 @@ class Sum(Join):
 
 
 def _one_varying(node: Node, varying: list[int]) -> bool:
-    return len(varying) == 1 and sum(isinstance(a, Ref) and a.index in varying for a in node.args) == 1
+    return (
+        len(varying) == 1 and sum(isinstance(a, Ref) and a.index in varying for a in node.args) == 1
+    )
 
 
 def _numerator_varies(node: Node, varying: list[int]) -> bool:
-    return _one_varying(node, varying) and isinstance(node.args[0], Ref) and node.args[0].index in varying
+    return (
+        _one_varying(node, varying)
+        and isinstance(node.args[0], Ref)
+        and node.args[0].index in varying
+    )
 
 
 class Convolution(Kind):
     """Arguments (x, weight, bias, stride, padding, dilation, groups); padding per axis, or "same" or "valid"."""
 
     name = "conv"
+    local = True
 
     def rules(self, node: Node, nodes: Sequence[Node]) -> tuple[Rules | None, ...]:
         x, weight, _, stride, padding, dilation, _ = node.args
@@ -234,7 +276,8 @@ class Convolution(Kind):
         if isinstance(padding, str):
             # torch puts the odd cell of `same` padding behind.
             padding = [
-                (d * (k - 1)) // 2 if padding == "same" else 0 for k, d in zip(kernel, dilation, strict=True)
+                (d * (k - 1)) // 2 if padding == "same" else 0
+                for k, d in zip(kernel, dilation, strict=True)
             ]
         rules = tuple(map(Sliding, sizes, node.extent, kernel, stride, padding, dilation))
         return tuple(rules if i == x.index else None for i in node.inputs)
@@ -255,11 +298,18 @@ class Convolution(Kind):
         return True
 
     def difference(
-        self, node: Node, nodes: Sequence[Node], values: Values, reads: Mapping[int, Where], out: Where | None
+        self,
+        node: Node,
+        nodes: Sequence[Node],
+        values: Values,
+        reads: Mapping[int, Where],
+        out: Where | None,
     ) -> Any:
         x, weight, _, stride, padding, dilation, groups = node.args
         padding = padding if out is None else 0
-        return _CONV[len(stride)](values[x.index], values[weight.index], None, stride, padding, dilation, groups)
+        return _CONV[len(stride)](
+            values[x.index], values[weight.index], None, stride, padding, dilation, groups
+        )
 
     def flops(self, node: Node, nodes: Sequence[Node]) -> int:
         return 2 * int(nodes[node.args[1].index].value.numel())
@@ -269,6 +319,7 @@ class MaxPool(Kind):
     """Arguments (x, kernel, stride, padding, dilation, ceil_mode)."""
 
     name = "max_pool"
+    local = True
 
     def rules(self, node: Node, nodes: Sequence[Node]) -> tuple[Rules | None, ...]:
         x, kernel, stride, padding, dilation, _ = node.args
@@ -287,6 +338,7 @@ class AvgPool(Kind):
     """Arguments (x, kernel, stride, padding, ceil_mode, count_include_pad, divisor_override)."""
 
     name = "avg_pool"
+    local = True
 
     def rules(self, node: Node, nodes: Sequence[Node]) -> tuple[Rules | None, ...]:
         x, kernel, stride, padding, *_ = node.args
@@ -315,7 +367,12 @@ class AvgPool(Kind):
         return True
 
     def difference(
-        self, node: Node, nodes: Sequence[Node], values: Values, reads: Mapping[int, Where], out: Where | None
+        self,
+        node: Node,
+        nodes: Sequence[Node],
+        values: Values,
+        reads: Mapping[int, Where],
+        out: Where | None,
     ) -> Any:
         if out is None:
             return node.call(values.__getitem__)
@@ -326,6 +383,7 @@ class AdaptiveAvgPool(Kind):
     """Arguments (x, output sizes)."""
 
     name = "adaptive_avg_pool"
+    local = True
 
     def rules(self, node: Node, nodes: Sequence[Node]) -> tuple[Rules | None, ...]:
         sizes = nodes[node.args[0].index].extent
@@ -353,14 +411,23 @@ class AdaptiveAvgPool(Kind):
             inside = (cells >= first[:, :, None]) & (cells < last[:, :, None])
             matrix = inside.to(x.dtype) / (last - first)[:, :, None].to(x.dtype)
             shape = (x.shape[0],) + (1,) * len(rules) + matrix.shape[1:]
-            x = (x.movedim(2 + axis, -1).unsqueeze(-2) @ matrix.view(shape).mT).squeeze(-2).movedim(-1, 2 + axis)
+            x = (
+                (x.movedim(2 + axis, -1).unsqueeze(-2) @ matrix.view(shape).mT)
+                .squeeze(-2)
+                .movedim(-1, 2 + axis)
+            )
         return x
 
     def is_linear(self, node: Node, nodes: Sequence[Node]) -> bool:
         return True
 
     def difference(
-        self, node: Node, nodes: Sequence[Node], values: Values, reads: Mapping[int, Where], out: Where | None
+        self,
+        node: Node,
+        nodes: Sequence[Node],
+        values: Values,
+        reads: Mapping[int, Where],
+        out: Where | None,
     ) -> Any:
         if out is None:
             return node.call(values.__getitem__)
@@ -381,7 +448,12 @@ class GlobalMean(Kind):
         return True
 
     def difference(
-        self, node: Node, nodes: Sequence[Node], values: Values, reads: Mapping[int, Where], out: Where | None
+        self,
+        node: Node,
+        nodes: Sequence[Node],
+        values: Values,
+        reads: Mapping[int, Where],
+        out: Where | None,
     ) -> Any:
         x, keepdim = node.args
         rules = node.rules[0]
@@ -401,7 +473,12 @@ class Flat(Kind):
         return True
 
     def difference(
-        self, node: Node, nodes: Sequence[Node], values: Values, reads: Mapping[int, Where], out: Where | None
+        self,
+        node: Node,
+        nodes: Sequence[Node],
+        values: Values,
+        reads: Mapping[int, Where],
+        out: Where | None,
     ) -> Any:
         return node.call(values.__getitem__)
 
@@ -415,7 +492,12 @@ class Linear(Kind):
         return isinstance(nodes[node.args[1].index].kind, Constant)
 
     def difference(
-        self, node: Node, nodes: Sequence[Node], values: Values, reads: Mapping[int, Where], out: Where | None
+        self,
+        node: Node,
+        nodes: Sequence[Node],
+        values: Values,
+        reads: Mapping[int, Where],
+        out: Where | None,
     ) -> Any:
         return F.linear(values[node.args[0].index], values[node.args[1].index])
 
@@ -438,8 +520,11 @@ def _along(values: Tensor, axis: int, axes: int) -> Tensor:
 INPUT, CONSTANT, SIZE, BARRIER = Input(), Constant(), Size(), Barrier()
 CHANNELS, BATCH_NORM, CONVOLUTION, MAX_POOL = Channels(), BatchNorm(), Convolution(), MaxPool()
 AVG_POOL, ADAPTIVE_AVG_POOL, GLOBAL_MEAN = AvgPool(), AdaptiveAvgPool(), GlobalMean()
-FLAT, LINEAR, CAT, IDENTITY = Flat(), Linear(), Join("cat", lambda n, v: len(v) == len(n.args[0])), Pointwise(
-    "identity", linear=True
+FLAT, LINEAR, CAT, IDENTITY = (
+    Flat(),
+    Linear(),
+    Join("cat", lambda n, v: len(v) == len(n.args[0])),
+    Pointwise("identity", linear=True),
 )
 
 #: Elementwise operations on one map. What stands here may be applied to any part of a map alone.
@@ -452,7 +537,10 @@ POINTWISE: dict[str, Kind] = {
         ).split()
     },
     "neg": Pointwise("neg", linear=True),
-    **{name: IDENTITY for name in "clone alias dropout feature_dropout contiguous detach lift_fresh_copy".split()},
+    **{
+        name: IDENTITY
+        for name in "clone alias dropout feature_dropout contiguous detach lift_fresh_copy".split()
+    },
 }
 
 JOINS: dict[str, Kind] = {
@@ -468,4 +556,3 @@ JOINS: dict[str, Kind] = {
 RESHAPES = frozenset(
     "view _unsafe_view reshape flatten unflatten squeeze unsqueeze permute transpose t expand clone".split()
 )
-

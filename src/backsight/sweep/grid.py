@@ -28,7 +28,9 @@ def per_axis(value: int | Sequence[int], axes: int, name: str) -> tuple[int, ...
     """One positive integer per axis; a single one serves all."""
     values = (value,) * axes if isinstance(value, int | np.integer) else tuple(value)
     if len(values) != axes or not all(isinstance(v, int | np.integer) and v > 0 for v in values):
-        raise ValueError(f"expected {name} to be a positive integer or {axes} of them, got {value!r}")
+        raise ValueError(
+            f"expected {name} to be a positive integer or {axes} of them, got {value!r}"
+        )
     return tuple(map(int, values))
 
 

@@ -29,7 +29,9 @@ class Cost:
 
     def of(self, sizes: Ints, counts: Floats | Ints) -> Floats:
         """Time of groups with window `sizes` (..., layers, D) and `counts` (...) positions."""
-        work: Floats = (sizes.prod(-1) @ self.cell) * counts + self.batch * np.ceil(counts / self.rows)
+        work: Floats = (sizes.prod(-1) @ self.cell) * counts + self.batch * np.ceil(
+            counts / self.rows
+        )
         return work
 
 

@@ -108,6 +108,7 @@ class Plan:
     base_bytes: int = 0
     batch_bytes: int = 0
     batch: int = 0
+    chunk: int = 1
     barriers: tuple[str, ...] = ()
 
     @property
@@ -165,15 +166,25 @@ class Plan:
         data = self.as_dict()
         rows = [
             ("images", f"{self.images} x {tuple(self.shape)} {data['dtype']} on {data['device']}"),
-            ("positions", f"{self.positions}" + (f" ({' x '.join(map(str, self.grid.shape))})" if self.grid.shape else "")),
+            (
+                "positions",
+                f"{self.positions}"
+                + (f" ({' x '.join(map(str, self.grid.shape))})" if self.grid.shape else ""),
+            ),
             ("outputs", f"{self.outputs}"),
             ("method", "exact windows" if self.windows else f"plain occlusion: {self.reason}"),
         ]
         if self.windows:
             rows += [
-                ("work per image", f"{self.flops / 1e9:.2f} GFLOP, plain {self.plain_flops / 1e9:.2f} GFLOP"),
+                (
+                    "work per image",
+                    f"{self.flops / 1e9:.2f} GFLOP, plain {self.plain_flops / 1e9:.2f} GFLOP",
+                ),
                 ("FLOP ratio", f"{self.flop_ratio:.1f}"),
-                ("batches", f"{data['batches']} of at most {data['largest_batch']} positions, {len(self.groups)} shapes"),
+                (
+                    "batches",
+                    f"{data['batches']} of at most {data['largest_batch']} positions, {len(self.groups)} shapes",
+                ),
                 ("estimated time", f"{self.seconds:.2f} s"),
                 ("base activations", _bytes(self.base_bytes)),
             ]
@@ -209,18 +220,29 @@ def plan_plain(
     # A network's activations take some tens of times the image; without a graph nothing better is known.
     batch = max(1, min(len(grid.boxes), 32, memory // (copy * 64)))
     return Plan(
-        grid, images, shape, outputs, dtype, device, memory, reason, batch=batch, batch_bytes=batch * copy * 64
+        grid,
+        images,
+        shape,
+        outputs,
+        dtype,
+        device,
+        memory,
+        reason,
+        batch=batch,
+        batch_bytes=batch * copy * 64,
     )
 
 
-def plan_windows(graph: Graph, grid: Grid, images: int, dtype: torch.dtype, device: torch.device, memory: int) -> Plan:
+def plan_windows(
+    graph: Graph, grid: Grid, images: int, dtype: torch.dtype, device: torch.device, memory: int
+) -> Plan:
     """A plan that runs windows of the captured `graph`."""
     nodes = graph.nodes
     axes = graph.axes
     tail = linear_tail(graph)
     boxes = grid.boxes.numpy()
     fields = {
-        i: _something(s, e, nodes[i].extent)
+        i: _computed(nodes[i], s, e)
         for i, (s, e) in projective_fields(graph, boxes[:, :axes], boxes[:, axes:]).items()
     }
     maps = sorted(fields)
@@ -228,12 +250,14 @@ def plan_windows(graph: Graph, grid: Grid, images: int, dtype: torch.dtype, devi
     machine = Machine.of(device, dtype)
     label, windows = group(sizes, _cost(graph, maps, machine, tail))
     groups = []
+    # Small sweeps of many images share their batches; larger ones run image by image.
+    chunk = min(images, ceil(machine.rows / len(boxes)))
     counts = np.bincount(label, minlength=len(windows))
     largest = int(counts.argmax())
     for g in range(len(windows)):
         positions = np.flatnonzero(label == g)
         window = {i: tuple(map(int, windows[g, k])) for k, i in enumerate(maps)}
-        items = len(positions) * images + (NULLS if g == largest else 0)
+        items = len(positions) * chunk + (NULLS if g == largest else 0)
         groups.append(_group(graph, tail, fields, positions, window, items, memory, machine))
     keep = {graph.input, *tail.boundary}
     for g_ in groups:
@@ -257,16 +281,36 @@ def plan_windows(graph: Graph, grid: Grid, images: int, dtype: torch.dtype, devi
         keep=tuple(sorted(keep)),
         flops=sum(g.flops * len(g.positions) for g in groups) + _flops(graph, {}),
         plain_flops=_flops(graph, {}) * len(boxes),
-        base_bytes=images * sum(prod(nodes[i].shape) * dtype.itemsize for i in keep),
+        base_bytes=chunk * sum(prod(nodes[i].shape) * dtype.itemsize for i in keep),
         batch_bytes=max(g.item_bytes * g.batch for g in groups),
-        barriers=tuple(n.label for n in nodes if n.kind.name == "barrier"),
+        chunk=chunk,
+        barriers=tuple(n.label for n in nodes if _is_barrier(n, graph, tail)),
     )
 
 
-def _something(start: Cells, stop: Cells, extent: tuple[int, ...]) -> tuple[Cells, Cells]:
-    """Windows of at least one cell, so that every batch has a shape; computing an unchanged cell does no harm."""
-    start = np.minimum(start, np.array(extent) - 1)
+def _computed(node: Node, start: Cells, stop: Cells) -> tuple[Cells, Cells]:
+    """What is computed of a map: what changes, but the whole map where there is no window rule, and at least one cell.
+
+    Computing an unchanged cell does no harm, and so every batch has one shape.
+    """
+    if not node.kind.local and node.kind.name != "input":
+        return np.zeros_like(start), np.zeros_like(stop) + np.array(node.extent)
+    start = np.minimum(start, np.array(node.extent) - 1)
     return start, np.maximum(stop, start + 1)
+
+
+def _is_barrier(node: Node, graph: Graph, tail: Tail) -> bool:
+    """Whether a map that windows could have served is asked for whole here."""
+    if (
+        node.kind.local
+        or node.kind.by_difference
+        or node.index in tail.nodes
+        or node.index == graph.input
+    ):
+        return False
+    return not is_fixed(node) and any(
+        graph.nodes[i].spatial and prod(graph.nodes[i].extent) > 1 for i in node.inputs
+    )
 
 
 def _flops(graph: Graph, window: dict[int, tuple[int, ...]]) -> int:
@@ -285,7 +329,10 @@ def _cost(graph: Graph, maps: list[int], machine: Machine, tail: Tail) -> Cost:
         channels = node.shape[0]
         itemsize = node.dtype.itemsize
         # Each cell is written once and read back about once.
-        per_cell.append(node.kind.flops(node, nodes) / machine.flops + 2 * channels * itemsize / machine.bandwidth)
+        per_cell.append(
+            node.kind.flops(node, nodes) / machine.flops
+            + 2 * channels * itemsize / machine.bandwidth
+        )
     for node in nodes:
         if not is_fixed(node):
             weights = sum(
@@ -315,10 +362,13 @@ def _group(
         return Window(len(coordinates) - 1, size)
 
     origin = {
-        i: np.clip(fields[i][0][positions], 0, np.array(nodes[i].extent) - window[i]) for i in window
+        i: np.clip(fields[i][0][positions], 0, np.array(nodes[i].extent) - window[i])
+        for i in window
     }
     windows = {i: place(origin[i], window[i]) for i in window}
-    last: dict[int, int] = {i: n.index for n in nodes for i in n.inputs} | dict.fromkeys(tail.boundary, len(nodes))
+    last: dict[int, int] = {i: n.index for n in nodes for i in n.inputs} | dict.fromkeys(
+        tail.boundary, len(nodes)
+    )
     steps: list[Step] = []
     for node in nodes:
         if is_fixed(node) or node.index == graph.input:
@@ -352,7 +402,9 @@ def _group(
     )
 
 
-def _item_bytes(graph: Graph, tail: Tail, steps: list[Step], window: dict[int, tuple[int, ...]]) -> int:
+def _item_bytes(
+    graph: Graph, tail: Tail, steps: list[Step], window: dict[int, tuple[int, ...]]
+) -> int:
     """Peak memory of one position of a batch: what is live at each step, and the windows it reads."""
     nodes = graph.nodes
 
@@ -372,4 +424,6 @@ def _item_bytes(graph: Graph, tail: Tail, steps: list[Step], window: dict[int, t
         for i in step.free:
             live.pop(i, None)
     # At the boundary a window, its base and their fp64 difference stand side by side.
-    return max(peak, sum(size(i) + 2 * 8 * size(i) // nodes[i].dtype.itemsize for i in tail.boundary))
+    return max(
+        peak, sum(size(i) + 2 * 8 * size(i) // nodes[i].dtype.itemsize for i in tail.boundary)
+    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,11 +13,43 @@ from .. import ops
 from ..graph import Graph
 from ..graph.fields import Cells as Ints
 from ..graph.kinds import Constant, Size, Where
-from ..maps import Box, Maps, Tile, hull, splice_base
-from .plan import Group, Plan, Step, Window
+from ..maps import Box, Maps, Tile, WholeMaps, hull, splice_base
+from .plan import NULLS, Group, Plan, Step, Window
 
 #: Called with the number of positions (times images) just done.
 Progress = Callable[[int], None]
+
+
+def run_windows(
+    plan: Plan,
+    images: Tensor,
+    baseline: Tensor,
+    progress: Progress,
+    provider: Callable[[Graph, Tensor, Sequence[int]], Maps] = WholeMaps,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Run a plan with windows.
+
+    Args:
+        plan: from `plan_windows`.
+        images: (images, channels, *spatial).
+        baseline: what stands in the boxes, broadcastable to `images`.
+        progress: called with the number of positions just done.
+        provider: where the unoccluded activations are read from.
+
+    Returns:
+        Differences occluded − unoccluded (images, positions, outputs), those of null occlusions (any, outputs), and
+        the unoccluded scores (images, outputs), all fp64.
+    """
+    assert plan.graph is not None
+    results = []
+    for first in range(0, len(images), plan.chunk):
+        some = images[first : first + plan.chunk]
+        contents = baseline.expand_as(images)[first : first + plan.chunk]
+        maps = provider(plan.graph, some, plan.keep)
+        base = maps.value(plan.graph.output).double().reshape(len(some), -1)
+        results.append((*Sweep(plan, maps, some, contents).run(progress), base))
+    changes, nulls, bases = zip(*results, strict=True)
+    return torch.cat(changes), torch.cat(nulls), torch.cat(bases)
 
 
 class Sweep:
@@ -50,11 +82,14 @@ class Sweep:
         """Differences occluded − unoccluded (images, positions, outputs) in fp64, and those of the null occlusions."""
         images, positions = len(self.images), self.plan.positions
         device = self.images.device
-        changes = torch.zeros(images, positions, self.plan.outputs, dtype=torch.float64, device=device)
+        changes = torch.zeros(
+            images, positions, self.plan.outputs, dtype=torch.float64, device=device
+        )
         nulls = []
         for group in self.plan.groups:
             items = images * len(group.positions)
-            for first in range(0, group.batch * group.batches, group.batch):
+            # Images may be fewer than the plan's chunk: whole batches then fall away.
+            for first in range(0, min(group.batch * group.batches, items + NULLS), group.batch):
                 item = np.arange(first, first + group.batch)
                 done = int(np.clip(items - first, 0, group.batch))
                 # What is left of the last batch holds null occlusions, spread over the positions.
@@ -148,7 +183,15 @@ class _Batch:
         here, there = self.where(self.group.windows[i]), self.where(step.reads[i])
         tile = self.sweep.maps.read(i)
         return ops.splice(
-            tile.data, self.image, tile.at, tile.extent, self.live[i], here.at, there.at, there.size, outside
+            tile.data,
+            self.image,
+            tile.at,
+            tile.extent,
+            self.live[i],
+            here.at,
+            there.at,
+            there.size,
+            outside,
         )
 
     def _difference(self, i: int, step: Step) -> Any:
@@ -162,7 +205,14 @@ class _Batch:
         node = self.nodes[i]
         zeros = changed.new_zeros(1).expand(1, *node.shape)
         return ops.splice(
-            zeros, torch.zeros_like(self.image), (0,) * len(node.extent), node.extent, changed, here.at, there.at, there.size
+            zeros,
+            torch.zeros_like(self.image),
+            (0,) * len(node.extent),
+            node.extent,
+            changed,
+            here.at,
+            there.at,
+            there.size,
         )
 
     def _base(self, i: int) -> Tensor:
@@ -177,7 +227,9 @@ class _Batch:
         graph, axes = self.sweep.graph, self.sweep.graph.axes
         where = self.where(self.group.windows[graph.input])
         boxes = self.sweep.boxes[torch.from_numpy(self.position)].to(self.device)
-        inside = torch.ones(len(self.image), *[1] * (axes + 1), dtype=torch.bool, device=self.device)
+        inside = torch.ones(
+            len(self.image), *[1] * (axes + 1), dtype=torch.bool, device=self.device
+        )
         inside[occluded:] = False
         for d in range(axes):
             cells = where.at[:, d : d + 1] + torch.arange(where.size[d], device=self.device)
@@ -187,7 +239,9 @@ class _Batch:
         if all(content.stride(2 + d) == 0 for d in range(axes)):
             content = content[(..., *[slice(1)] * axes)][self.image]
         else:
-            content = splice_base(Tile(content, (0,) * axes, tuple(content.shape[2:])), self.image, where)
+            content = splice_base(
+                Tile(content, (0,) * axes, tuple(content.shape[2:])), self.image, where
+            )
         return torch.where(inside, content, self._base(graph.input))
 
     def _boxes(self) -> dict[int, Box]:

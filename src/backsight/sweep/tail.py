@@ -27,7 +27,9 @@ def linear_tail(graph: Graph) -> Tail:
         if node.index == graph.input or is_fixed(node):
             continue
         last = node.index == graph.output
-        if (last or all(c in tail for c in consumers[node.index])) and node.kind.is_linear(node, nodes):
+        if (last or all(c in tail for c in consumers[node.index])) and node.kind.is_linear(
+            node, nodes
+        ):
             tail.add(node.index)
     boundary = {
         i for t in tail for i in nodes[t].inputs if i not in tail and not is_fixed(nodes[i])
