@@ -739,13 +739,14 @@ class NetCase:
 
     shapes: (channels, *spatial) each, odd and non-square among them.
     capture: torch.export is expected to capture it.
-    barrier: a global op in the middle keeps the rest of the network from running on windows.
+    barrier: a global op in the middle keeps the rest of the network from running on windows;
+        None where that is for the graph to say (an operation without a window rule of its own).
     """
 
     factory: Callable[[Shape], nn.Module]
     shapes: tuple[Shape, ...]
     capture: bool = True
-    barrier: bool = False
+    barrier: bool | None = False
     linear: bool = False
 
     @property
@@ -786,11 +787,13 @@ NETS: dict[str, NetCase] = {
     "flat": NetCase(lambda shape: MultilayerFlat(shape, CLASSES), ((3, 33, 25), (3, 24, 41))),
     "conv1d": NetCase(lambda _: Conv1dNet(CLASSES), ((3, 129), (3, 64))),
     "conv3d": NetCase(lambda _: Conv3dNet(CLASSES), ((2, 7, 21, 17), (2, 8, 12, 15))),
-    "odd_geometry": NetCase(lambda _: OddGeometry(CLASSES), SMALL),
+    "odd_geometry": NetCase(lambda _: OddGeometry(CLASSES), SMALL, barrier=None),
     "strided_projection": NetCase(lambda _: StridedProjection(CLASSES), SMALL),
     "shufflenet": NetCase(lambda _: ShuffleNet(CLASSES), ((3, 33, 25), (3, 24, 40))),
-    "convnext": NetCase(lambda _: ConvNext(CLASSES), SMALL),
-    "upsample": NetCase(lambda _: UpsampleNet(CLASSES), ((3, 33, 25), (3, 24, 40))),
+    "convnext": NetCase(lambda _: ConvNext(CLASSES), SMALL, barrier=None),
+    "upsample": NetCase(lambda _: UpsampleNet(CLASSES), ((3, 33, 25), (3, 24, 40)), barrier=None),
     "densenet": NetCase(lambda _: DenseNet(CLASSES), ((3, 33, 25), (3, 24, 40))),
-    "preprocessed": NetCase(lambda _: PreprocessedNet(CLASSES), ((3, 33, 25), (3, 24, 40))),
+    "preprocessed": NetCase(
+        lambda _: PreprocessedNet(CLASSES), ((3, 33, 25), (3, 24, 40)), barrier=None
+    ),
 }
