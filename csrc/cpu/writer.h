@@ -16,11 +16,18 @@ namespace backsight::cpu {
 // ordinary store first fetches the line it overwrites, half again the traffic that a copy needs.
 constexpr int64_t kStreamBytes = 32 << 20;
 
+// 32 bytes at any address: one AVX2 register, or two of the baseline's.
+typedef char Vector __attribute__((vector_size(32), aligned(1), may_alias));
+
+HD void copy_vector(char* to, const char* from) {
+  *reinterpret_cast<Vector*>(to) = *reinterpret_cast<const Vector*>(from);
+}
+
 // Copies whole vectors of 32 bytes: reads and writes up to 31 bytes more than asked.
 HD void copy_loosely(char* to, const char* from, int64_t bytes) {
   int64_t i = 0;
   do {
-    memcpy(to + i, from + i, 32);
+    copy_vector(to + i, from + i);
     i += 32;
   } while (i < bytes);
 }
@@ -29,7 +36,7 @@ HD void copy_loosely(char* to, const char* from, int64_t bytes) {
 HD void copy_exactly(char* to, const char* from, int64_t bytes) {
   if (bytes >= 32) {
     copy_loosely(to, from, bytes & ~int64_t{31});
-    memcpy(to + bytes - 32, from + bytes - 32, 32);  // overlaps what is already there
+    copy_vector(to + bytes - 32, from + bytes - 32);  // overlaps what is already there
   } else if (bytes >= 16) {
     memcpy(to, from, 16);
     memcpy(to + bytes - 16, from + bytes - 16, 16);
@@ -113,7 +120,7 @@ class Writer {
   static constexpr int64_t kBuffer = 4096;
 
   static HD void repeat(char* to, const char* pattern, int64_t bytes) {
-    for (int64_t i = 0; i < bytes; i += 32) memcpy(to + i, pattern, 32);
+    for (int64_t i = 0; i < bytes; i += 32) copy_vector(to + i, pattern);
   }
 
   // Where the next `bytes` (at most kPiece) go; up to kLine more may be written in passing.
