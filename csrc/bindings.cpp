@@ -110,12 +110,36 @@ void splice_cpu(int threads, int dtype, uintptr_t base, py::handle base_shape,
   cpu::splice(p, threads);
 }
 
+HeatmapParams heatmap_params(int dtype, uintptr_t scores, uintptr_t boxes,
+                             const py::handle& scores_shape, const py::handle& size, bool mean,
+                             uintptr_t out) {
+  HeatmapParams p;
+  p.dtype = static_cast<DType>(dtype);
+  p.scores = reinterpret_cast<const char*>(scores);
+  p.boxes = int64s(boxes);
+  p.n = item(scores_shape, 0);
+  p.k = item(scores_shape, 1);
+  p.dims = static_cast<int>(length(size));
+  fill_axes(p.size, size, 0, 1);
+  p.mean = mean;
+  p.out = reinterpret_cast<char*>(out);
+  return p;
+}
+
+void heatmap_cpu(int threads, int dtype, uintptr_t scores, uintptr_t boxes,
+                 py::handle scores_shape, py::handle size, bool mean, uintptr_t out) {
+  const HeatmapParams p = heatmap_params(dtype, scores, boxes, scores_shape, size, mean, out);
+  py::gil_scoped_release release;
+  cpu::heatmap(p, threads);
+}
+
 }  // namespace
 }  // namespace backsight
 
 PYBIND11_MODULE(_C, m) {
   m.doc() = "Kernels of backsight; call them through torch.ops.backsight.";
   m.def("isa", &backsight::cpu::isa);
+  m.def("heatmap_cpu", &backsight::heatmap_cpu);
   m.def("occlude_cpu", &backsight::occlude_cpu);
   m.def("splice_cpu", &backsight::splice_cpu);
 }

@@ -3,6 +3,17 @@
 from collections.abc import Sequence
 
 def isa() -> str: ...
+def heatmap_cpu(
+    threads: int,
+    dtype: int,
+    scores: int,
+    boxes: int,
+    scores_shape: Sequence[int],
+    size: Sequence[int],
+    mean: bool,
+    out: int,
+    /,
+) -> None: ...
 def occlude_cpu(
     threads: int,
     dtype: int,

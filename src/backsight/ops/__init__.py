@@ -3,7 +3,8 @@
 import torch  # noqa: F401  (first: its OpenMP library is the one the kernels share)
 
 from backsight.ops import reference
+from backsight.ops.heatmap import heatmap
 from backsight.ops.occlude import occlude
 from backsight.ops.splice import splice
 
-__all__ = ["occlude", "reference", "splice"]
+__all__ = ["heatmap", "occlude", "reference", "splice"]

@@ -157,8 +157,16 @@ def check_heatmap(
     if reduce not in ("mean", "sum"):
         raise ValueError(f"heatmap: expected reduce to be 'mean' or 'sum', got {reduce!r}")
     _check_integers("heatmap", "boxes", boxes, (scores.shape[0], 2 * len(size)), scores)
-    _check_no_grad("heatmap", scores)
     return (scores.shape[1], *size)
+
+
+def check_heatmap_out(
+    scores: Tensor, boxes: Tensor, size: Sequence[int], reduce: str, out: Tensor
+) -> None:
+    """The same for heatmap.out, which has no gradient."""
+    shape = check_heatmap(scores, boxes, size, reduce)
+    _check_no_grad("heatmap with out=", scores)
+    check_out("heatmap", out, shape, "scores", scores)
 
 
 def check_splice(
@@ -209,7 +217,7 @@ def _(scores: Tensor, boxes: Tensor, size: Sequence[int], reduce: str) -> Tensor
 
 @torch.library.register_fake("backsight::heatmap.out", lib=LIBRARY)
 def _(scores: Tensor, boxes: Tensor, size: Sequence[int], reduce: str, *, out: Tensor) -> Tensor:
-    check_out("heatmap", out, check_heatmap(scores, boxes, size, reduce), "scores", scores)
+    check_heatmap_out(scores, boxes, size, reduce, out)
     return out
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from backsight.ops._schemas import (
     LIBRARY,
     check_heatmap,
+    check_heatmap_out,
     check_occlude,
     check_occlude_out,
     check_out,
@@ -108,13 +109,8 @@ def _check_splice_out(*args: Any) -> None:
     check_out("splice", out, check_splice(*rest), "base", rest[0])
 
 
-def _check_heatmap_out(*args: Any) -> None:
-    *rest, out = args
-    check_out("heatmap", out, check_heatmap(*rest), "scores", rest[0])
-
-
 for _name, _op, _check in (
-    ("heatmap", heatmap, _check_heatmap_out),
+    ("heatmap", heatmap, check_heatmap_out),
     ("occlude", occlude, check_occlude_out),
     ("splice", splice, _check_splice_out),
 ):
