@@ -98,11 +98,9 @@ class Writer {
 
   // Copies of the element at `value` until `bytes` are full.
   HD void fill(const char* value, int64_t element_size, int64_t bytes) {
-    char pattern[32];
-    for (int64_t i = 0; i < 32; i += element_size)
-      memcpy(pattern + i, value, static_cast<size_t>(element_size));
-    for (; bytes > kPiece; bytes -= kPiece) repeat(take(kPiece), pattern, kPiece);
-    repeat(take(bytes), pattern, bytes);
+    const uint64_t word = repeated(value, element_size);
+    for (; bytes > kPiece; bytes -= kPiece) repeat(take(kPiece), word, kPiece);
+    repeat(take(bytes), word, bytes);
   }
 
   // Must be called once, last.
@@ -119,8 +117,24 @@ class Writer {
   static constexpr int64_t kPiece = 512;
   static constexpr int64_t kBuffer = 4096;
 
-  static HD void repeat(char* to, const char* pattern, int64_t bytes) {
-    for (int64_t i = 0; i < bytes; i += 32) copy_vector(to + i, pattern);
+  // The element, of 2, 4 or 8 bytes, as often as it fits a word.
+  static HD uint64_t repeated(const char* value, int64_t element_size) {
+    uint64_t word = 0;
+    if (element_size == 2) {
+      memcpy(&word, value, 2);
+      return word * 0x0001000100010001u;
+    }
+    if (element_size == 4) {
+      memcpy(&word, value, 4);
+      return word * 0x0000000100000001u;
+    }
+    memcpy(&word, value, 8);
+    return word;
+  }
+
+  static HD void repeat(char* to, uint64_t word, int64_t bytes) {
+    for (int64_t i = 0; i < bytes; i += 32)
+      for (int64_t k = 0; k < 32; k += 8) memcpy(to + i + k, &word, 8);
   }
 
   // Where the next `bytes` (at most kPiece) go; up to kLine more may be written in passing.
