@@ -20,6 +20,7 @@ from backsight.ops._schemas import (
 
 def _launch(image: Tensor, boxes: Tensor, baseline: Tensor, out: Tensor) -> Tensor:
     baseline = baseline.expand_as(image)
+    boxes = boxes.contiguous()  # named: the copy lives until the kernel has run
     _C.occlude_cpu(
         torch.get_num_threads(),
         DTYPES[image.dtype],
@@ -28,7 +29,7 @@ def _launch(image: Tensor, boxes: Tensor, baseline: Tensor, out: Tensor) -> Tens
         image.stride(),
         baseline.data_ptr(),
         baseline.stride(),
-        boxes.contiguous().data_ptr(),
+        boxes.data_ptr(),
         boxes.shape[0],
         out.data_ptr(),
         out.shape,

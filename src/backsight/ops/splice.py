@@ -29,20 +29,23 @@ def _launch(
     outside: float,
     out: Tensor,
 ) -> Tensor:
+    base_index = base_index.contiguous()  # named: the copies live until the kernel has run
+    patch_at = patch_at.contiguous()
+    window_at = window_at.contiguous()
     _C.splice_cpu(
         torch.get_num_threads(),
         DTYPES[base.dtype],
         base.data_ptr(),
         base.shape,
         base.stride(),
-        base_index.contiguous().data_ptr(),
+        base_index.data_ptr(),
         base_at,
         extent,
         patch.data_ptr(),
         patch.shape,
         patch.stride(),
-        patch_at.contiguous().data_ptr(),
-        window_at.contiguous().data_ptr(),
+        patch_at.data_ptr(),
+        window_at.data_ptr(),
         outside,
         out.data_ptr(),
         out.shape,
