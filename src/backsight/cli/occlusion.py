@@ -143,7 +143,7 @@ def occlude_photo(
             "pixel": {"row": row, "column": column, "mean_drop": float(heat[row, column])},
         },
         "noise_floor": float(result.noise_floor),
-        "plan": result.plan.as_dict(),
+        "plan": result.plan if isinstance(result.plan, dict) else result.plan.as_dict(),
         "seconds": {
             "load": loaded - started,
             "sweep": swept - loaded,
