@@ -3,6 +3,7 @@
 from .capture import CaptureError, capture, refuse_training
 from .fields import is_fixed, projective_fields, receptive_field, window_reads
 from .fold import fold_batch_norms
+from .lower import lower
 from .node import Graph, Node, Ref
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "capture",
     "fold_batch_norms",
     "is_fixed",
+    "lower",
     "projective_fields",
     "receptive_field",
     "refuse_training",

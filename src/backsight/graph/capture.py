@@ -316,7 +316,7 @@ class _Builder:
                     _ints(bound["dilation"], axes),
                     bound["groups"],
                 )
-                return kinds.CONVOLUTION, kinds._CONV[axes], conv, {}
+                return kinds.CONVOLUTION, kinds.Convolution.of, conv, {}
         if name in ("batch_norm", "_native_batch_norm_legit_no_training", "cudnn_batch_norm"):
             bn = (
                 bound["input"],
@@ -345,7 +345,7 @@ class _Builder:
                 _ints(bound["dilation"], axes),
                 bound["ceil_mode"],
             )
-            return kinds.MAX_POOL, kinds._MAX_POOL[axes], pool, {}
+            return kinds.MAX_POOL, kinds.MAX_POOLS[axes], pool, {}
         if name == f"avg_pool{axes}d" and on_map:
             kernel = _ints(bound["kernel_size"], axes)
             avg = (
@@ -457,7 +457,7 @@ def _avg_pool(
     include: bool,
     divisor: int | None,
 ) -> Tensor:
-    pool = kinds._AVG_POOL[len(kernel)]
+    pool = kinds.AVG_POOLS[len(kernel)]
     if len(kernel) == 1:
         return pool(x, kernel, stride, padding, ceil, include)
     return pool(x, kernel, stride, padding, ceil, include, divisor)

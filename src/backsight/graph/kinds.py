@@ -23,11 +23,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..geometry import Adaptive, AxisRule, Identity, Rules, Sliding, Whole
-from .node import Node, Ref
+from .node import Node, Ref, substitute
 
 _CONV = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
-_MAX_POOL = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
-_AVG_POOL = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
+MAX_POOLS = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
+AVG_POOLS = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
 
 
 #: Values of nodes by index: tensors, sizes, constants.
@@ -264,52 +264,57 @@ def _numerator_varies(node: Node, varying: list[int]) -> bool:
 
 
 class Convolution(Kind):
-    """Arguments (x, weight, bias, stride, padding, dilation, groups); padding per axis, or "same" or "valid"."""
+    """Arguments (x, weight, bias, stride, padding, dilation, groups, relu).
+
+    Padding per axis, or "same" or "valid"; `relu` says that a ReLU follows and was fused (graph/lower.py).
+    """
 
     name = "conv"
     local = True
 
+    @staticmethod
+    def of(
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        stride: list[int],
+        padding: list[int] | str,
+        dilation: list[int],
+        groups: int,
+        relu: bool = False,
+    ) -> Tensor:
+        out = _CONV[len(stride)](x, weight, bias, stride, padding, dilation, groups)
+        return out.relu_() if relu else out
+
     def rules(self, node: Node, nodes: Sequence[Node]) -> tuple[Rules | None, ...]:
-        x, weight, _, stride, padding, dilation, _ = node.args
+        x, weight, _, stride, padding, dilation, *_ = node.args
         kernel = nodes[weight.index].value.shape[2:]
         sizes = nodes[x.index].extent
         if isinstance(padding, str):
             # torch puts the odd cell of `same` padding behind.
             padding = [
-                (d * (k - 1)) // 2 if padding == "same" else 0
-                for k, d in zip(kernel, dilation, strict=True)
+                (d * (k - 1)) // 2 if padding == "same" else 0 for k, d in zip(kernel, dilation, strict=True)
             ]
         rules = tuple(map(Sliding, sizes, node.extent, kernel, stride, padding, dilation))
         return tuple(rules if i == x.index else None for i in node.inputs)
 
     def windows(self, node: Node, values: Values, reads: Mapping[int, Where], out: Where) -> Any:
-        x, weight, bias, stride, _, dilation, groups = node.args
-        return _CONV[len(stride)](
-            values[x.index],
-            values[weight.index],
-            None if bias is None else values[bias.index],
-            stride,
-            0,
-            dilation,
-            groups,
-        )
+        return self._run(node, values, 0)
+
+    def _run(self, node: Node, values: Values, padding: int) -> Any:
+        """The operation with another padding."""
+        assert node.target is not None
+        x, weight, bias, stride, _, *rest = substitute(node.args, values.__getitem__)
+        return node.target(x, weight, bias, stride, [padding] * len(stride), *rest)
 
     def is_linear(self, node: Node, nodes: Sequence[Node]) -> bool:
-        return True
+        return not any(node.args[7:])
 
     def difference(
-        self,
-        node: Node,
-        nodes: Sequence[Node],
-        values: Values,
-        reads: Mapping[int, Where],
-        out: Where | None,
+        self, node: Node, nodes: Sequence[Node], values: Values, reads: Mapping[int, Where], out: Where | None
     ) -> Any:
-        x, weight, _, stride, padding, dilation, groups = node.args
-        padding = padding if out is None else 0
-        return _CONV[len(stride)](
-            values[x.index], values[weight.index], None, stride, padding, dilation, groups
-        )
+        x, weight, _, stride, padding, *rest = substitute(node.args, values.__getitem__)
+        return self.of(x, weight, None, stride, padding if out is None else [0] * len(stride), *rest)
 
     def flops(self, node: Node, nodes: Sequence[Node]) -> int:
         return 2 * int(nodes[node.args[1].index].value.numel())
@@ -331,7 +336,7 @@ class MaxPool(Kind):
 
     def windows(self, node: Node, values: Values, reads: Mapping[int, Where], out: Where) -> Any:
         x, kernel, stride, _, dilation, _ = node.args
-        return _MAX_POOL[len(kernel)](values[x.index], kernel, stride, 0, dilation)
+        return MAX_POOLS[len(kernel)](values[x.index], kernel, stride, 0, dilation)
 
 
 class AvgPool(Kind):
@@ -347,7 +352,7 @@ class AvgPool(Kind):
 
     def windows(self, node: Node, values: Values, reads: Mapping[int, Where], out: Where) -> Any:
         x, kernel, stride, padding, ceil_mode, include_pad, divisor = node.args
-        means = _AVG_POOL[len(kernel)](values[x.index], kernel, stride)
+        means = AVG_POOLS[len(kernel)](values[x.index], kernel, stride)
         if divisor is not None:
             return means.mul_(prod(kernel) / divisor)
         if not ceil_mode and (include_pad or not any(padding)):
@@ -402,7 +407,7 @@ class AdaptiveAvgPool(Kind):
         assert rules is not None
         if all(isinstance(r, Sliding) for r in rules):
             kernel = [r.kernel for r in rules if isinstance(r, Sliding)]
-            return _AVG_POOL[len(kernel)](x, kernel, kernel)
+            return AVG_POOLS[len(kernel)](x, kernel, kernel)
         # Cells differ in size: one averaging matrix per window and axis.
         read = reads[node.args[0].index]
         for axis, rule in enumerate(rules):

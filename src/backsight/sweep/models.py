@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..graph import CaptureError, Graph, capture, fold_batch_norms, refuse_training
+from ..graph import CaptureError, Graph, capture, fold_batch_norms, lower, refuse_training
 from .plain import scores_of
 
 Model = Callable[[Tensor], Tensor]
@@ -39,11 +39,11 @@ def prepare(model: Model, images: Tensor) -> tuple[Prepared, int]:
     Returns what was prepared and the number of outputs. The graph's output for the first image is compared with the
     model's own each time: a model that is not what was captured runs plainly.
     """
-    check_weights(model, images)
+    check_fit(model, images)
+    prepared = _captured(model, images, fresh=False)
     own = scores_of(model(images[:1]), 1)
     if not bool(torch.isfinite(own).all()):
         raise ValueError("expected finite scores for the unoccluded image, got NaN or infinity")
-    prepared = _captured(model, images, fresh=False)
     if prepared.graph is not None and not _agrees(prepared.graph, images, own):
         prepared = _captured(model, images, fresh=True)
         if prepared.graph is not None and not _agrees(prepared.graph, images, own):
@@ -67,9 +67,10 @@ def _captured(model: Model, images: Tensor, fresh: bool) -> Prepared:
             # Another fingerprint means that the weights have changed: what was captured before is of no use.
             for old in [k for k in entries if k[-1] != key[-1]]:
                 del entries[old]
+            check_finite(model)
             try:
                 graph = capture(model, tuple(images.shape[1:]), images.dtype, images.device)
-                entries[key] = Prepared(fold_batch_norms(graph), None)
+                entries[key] = Prepared(lower(fold_batch_norms(graph)), None)
             except CaptureError as error:
                 entries[key] = Prepared(None, str(error))
         return entries[key]
@@ -83,8 +84,8 @@ def _fingerprint(model: Model) -> Any:
     return tuple((id(t), t.data_ptr(), t._version) for t in tensors), tuple(m.training for m in model.modules())
 
 
-def check_weights(model: Model, images: Tensor) -> None:
-    """Refuse weights that are not finite or do not fit the images, and layers in training mode."""
+def check_fit(model: Model, images: Tensor) -> None:
+    """Refuse a model on another device or of another dtype than the images, and layers in training mode."""
     if not isinstance(model, nn.Module):
         return
     for name, module in model.named_modules():
@@ -92,16 +93,21 @@ def check_weights(model: Model, images: Tensor) -> None:
         if module.training and (batch_norm or (isinstance(module, nn.modules.dropout._DropoutNd) and module.p)):
             refuse_training(name, f"a {type(module).__name__}")
     dtypes = set()
-    for name, parameter in (*model.named_parameters(), *model.named_buffers()):
-        if parameter.device != images.device:
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if tensor.device != images.device:
             raise ValueError(
-                f"expected model and images on one device, got {name} on {parameter.device}"
-                f" and images on {images.device}"
+                f"expected model and images on one device, got {name} on {tensor.device} and images on {images.device}"
             )
-        if parameter.is_floating_point():
-            dtypes.add(parameter.dtype)
-            if not bool(torch.isfinite(parameter.detach()).all()):
-                raise ValueError(f"expected finite weights, got NaN or infinity in {name}")
+        if tensor.is_floating_point():
+            dtypes.add(tensor.dtype)
     if dtypes and images.dtype not in dtypes:
         names = ", ".join(sorted(map(str, dtypes)))
         raise ValueError(f"expected images of the model's dtype ({names}), got {images.dtype}")
+
+
+def check_finite(model: Model) -> None:
+    """Refuse parameters that hold NaN or infinity. (Buffers may: masks of minus infinity are common.)"""
+    if isinstance(model, nn.Module):
+        for name, parameter in model.named_parameters():
+            if not bool(torch.isfinite(parameter).all()):
+                raise ValueError(f"expected finite weights, got NaN or infinity in {name}")

@@ -14,7 +14,7 @@ from ..graph import Graph, Node, is_fixed, projective_fields, window_reads
 from ..graph.fields import Cells
 from .grid import Grid
 from .groups import Cost, group
-from .tail import Tail, linear_tail
+from .tail import Tail, head_of, linear_tail
 
 #: Null occlusions per sweep at least; more ride along wherever a batch has room.
 NULLS = 4
@@ -65,16 +65,28 @@ class Group:
     """Positions that run in batches of one shape.
 
     `coordinates` is (entries, positions, D): the global origins that the windows refer to. `windows` holds, for each
-    map, the windows that are computed.
+    map, the windows that are computed; `whole`, for each map that the head reads, the whole of it.
     """
 
     positions: Cells
     windows: dict[int, Window]
+    whole: dict[int, Window]
     steps: tuple[Step, ...]
     coordinates: Cells
     batch: int
     batches: int
     flops: int
+    item_bytes: int
+
+
+@dataclass(frozen=True)
+class Head:
+    """What follows the last map: the same for every position, in batches of its own."""
+
+    nodes: frozenset[int]
+    frontier: tuple[int, ...]
+    steps: tuple[Step, ...]
+    batch: int
     item_bytes: int
 
 
@@ -102,6 +114,7 @@ class Plan:
     graph: Graph | None = field(default=None, repr=False)
     tail: Tail | None = field(default=None, repr=False)
     groups: tuple[Group, ...] = field(default=(), repr=False)
+    head: Head | None = field(default=None, repr=False)
     keep: tuple[int, ...] = field(default=(), repr=False)
     flops: int = 0
     plain_flops: int = 0
@@ -248,7 +261,8 @@ def plan_windows(
     maps = sorted(fields)
     sizes = np.stack([fields[i][1] - fields[i][0] for i in maps], 1)
     machine = Machine.of(device, dtype)
-    label, windows = group(sizes, _cost(graph, maps, machine, tail))
+    head, frontier = head_of(graph, tail)
+    label, windows = group(sizes, _cost(graph, maps, machine, head))
     groups = []
     # Small sweeps of many images share their batches; larger ones run image by image.
     chunk = min(images, ceil(machine.rows / len(boxes)))
@@ -258,9 +272,11 @@ def plan_windows(
         positions = np.flatnonzero(label == g)
         window = {i: tuple(map(int, windows[g, k])) for k, i in enumerate(maps)}
         items = len(positions) * chunk + (NULLS if g == largest else 0)
-        groups.append(_group(graph, tail, fields, positions, window, items, memory, machine))
+        groups.append(_group(graph, tail, head, frontier, fields, positions, window, items, memory, machine))
+    last_part = _head(graph, tail, head, frontier, len(boxes) * chunk + NULLS, memory, machine) if head else None
     keep = {graph.input, *tail.boundary}
     for g_ in groups:
+        keep.update(i for i, window_ in g_.whole.items() if window_ != g_.windows[i])
         for step in g_.steps:
             if step.node in tail.nodes:
                 continue
@@ -278,11 +294,13 @@ def plan_windows(
         graph=graph,
         tail=tail,
         groups=tuple(groups),
+        head=last_part,
         keep=tuple(sorted(keep)),
         flops=sum(g.flops * len(g.positions) for g in groups) + _flops(graph, {}),
         plain_flops=_flops(graph, {}) * len(boxes),
         base_bytes=chunk * sum(prod(nodes[i].shape) * dtype.itemsize for i in keep),
-        batch_bytes=max(g.item_bytes * g.batch for g in groups),
+        batch_bytes=max(g.item_bytes * g.batch for g in groups)
+        + (last_part.item_bytes * last_part.batch if last_part else 0),
         chunk=chunk,
         barriers=tuple(n.label for n in nodes if _is_barrier(n, graph, tail)),
     )
@@ -321,7 +339,7 @@ def _flops(graph: Graph, window: dict[int, tuple[int, ...]]) -> int:
     )
 
 
-def _cost(graph: Graph, maps: list[int], machine: Machine, tail: Tail) -> Cost:
+def _cost(graph: Graph, maps: list[int], machine: Machine, head: frozenset[int]) -> Cost:
     nodes = graph.nodes
     per_cell, per_batch = [], 0.0
     for i in maps:
@@ -334,7 +352,7 @@ def _cost(graph: Graph, maps: list[int], machine: Machine, tail: Tail) -> Cost:
             + 2 * channels * itemsize / machine.bandwidth
         )
     for node in nodes:
-        if not is_fixed(node):
+        if not is_fixed(node) and node.index not in head:
             weights = sum(
                 nodes[j].value.numel() * nodes[j].value.element_size()
                 for j in node.inputs
@@ -347,6 +365,8 @@ def _cost(graph: Graph, maps: list[int], machine: Machine, tail: Tail) -> Cost:
 def _group(
     graph: Graph,
     tail: Tail,
+    head: frozenset[int],
+    frontier: tuple[int, ...],
     fields: dict[int, tuple[Cells, Cells]],
     positions: Cells,
     window: dict[int, tuple[int, ...]],
@@ -371,7 +391,7 @@ def _group(
     )
     steps: list[Step] = []
     for node in nodes:
-        if is_fixed(node) or node.index == graph.input:
+        if is_fixed(node) or node.index == graph.input or node.index in head:
             continue
         whole = not node.spatial or window[node.index] == node.extent
         needs = {} if whole else window_reads(node, origin[node.index], window[node.index])
@@ -387,12 +407,19 @@ def _group(
             reads[i] = windows[i] if same else place(at, size)
         free = tuple(i for i in node.inputs if last[i] == node.index and not is_fixed(nodes[i]))
         steps.append(Step(node.index, whole, reads, free))
+    wholes = {
+        i: windows[i] if window[i] == nodes[i].extent else place(np.zeros_like(origin[i]), nodes[i].extent)
+        for i in frontier
+        if i in windows
+    }
     item = _item_bytes(graph, tail, steps, window)
-    most = max(1, min(machine.rows, memory // max(item, 1)))
+    # Half of the memory is left to the head, where there is one.
+    most = max(1, min(machine.rows, memory // (max(item, 1) * (2 if head else 1))))
     batches = ceil(items / most)
     return Group(
         positions,
         windows,
+        wholes,
         tuple(steps),
         np.stack(coordinates),
         ceil(items / batches),
@@ -400,6 +427,28 @@ def _group(
         _flops(graph, window),
         item,
     )
+
+
+def _head(
+    graph: Graph,
+    tail: Tail,
+    head: frozenset[int],
+    frontier: tuple[int, ...],
+    items: int,
+    memory: int,
+    machine: Machine,
+) -> Head:
+    nodes = graph.nodes
+    last = {i: n.index for n in nodes for i in n.inputs} | dict.fromkeys(tail.boundary, len(nodes))
+    steps = tuple(
+        Step(h, True, {}, tuple(i for i in nodes[h].inputs if last[i] == h and not is_fixed(nodes[i])))
+        for h in sorted(head)
+    )
+    # Frontier values are held while they are collected, and once more as the batch they are put into.
+    item = 2 * sum(prod(nodes[i].shape) * nodes[i].dtype.itemsize for i in frontier)
+    item += sum(prod(nodes[h].shape) * 8 for h in head)
+    most = max(1, min(4 * machine.rows, memory // (2 * item)))
+    return Head(head, frontier, steps, ceil(items / ceil(items / most)), item)
 
 
 def _item_bytes(

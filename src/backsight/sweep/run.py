@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from ..graph import Graph
 from ..graph.fields import Cells as Ints
 from ..graph.kinds import Constant, Size, Where
 from ..maps import Box, Maps, Tile, WholeMaps, hull, splice_base
-from .plan import NULLS, Group, Plan, Step, Window
+from .plan import NULLS, Group, Head, Plan, Step, Window
 
 #: Called with the number of positions (times images) just done.
 Progress = Callable[[int], None]
@@ -41,6 +42,10 @@ def run_windows(
         the unoccluded scores (images, outputs), all fp64.
     """
     assert plan.graph is not None
+    if images.ndim > 3:
+        # Channels side by side: what a window copies of each pixel is then one run of memory.
+        form = torch.channels_last if images.ndim == 4 else torch.channels_last_3d
+        images = images.contiguous(memory_format=form)
     results = []
     for first in range(0, len(images), plan.chunk):
         some = images[first : first + plan.chunk]
@@ -82,44 +87,114 @@ class Sweep:
         """Differences occluded − unoccluded (images, positions, outputs) in fp64, and those of the null occlusions."""
         images, positions = len(self.images), self.plan.positions
         device = self.images.device
-        changes = torch.zeros(
-            images, positions, self.plan.outputs, dtype=torch.float64, device=device
-        )
-        nulls = []
+        changes = torch.zeros(images, positions, self.plan.outputs, dtype=torch.float64, device=device)
+        nulls = [changes.new_zeros(0, self.plan.outputs)]
+
+        def finish(rows: _Rows, change: Tensor) -> None:
+            real = torch.from_numpy(np.flatnonzero(rows.position >= 0)).to(device)
+            null = torch.from_numpy(np.flatnonzero(rows.position == _NULL)).to(device)
+            image, position = (torch.from_numpy(a).to(device)[real] for a in (rows.image, rows.position))
+            changes[image, position] = change[real]
+            nulls.append(change[null])
+            progress(len(real))
+
+        head = _HeadBatches(self, self.plan.head, finish) if self.plan.head else None
         for group in self.plan.groups:
             items = images * len(group.positions)
             # Images may be fewer than the plan's chunk: whole batches then fall away.
             for first in range(0, min(group.batch * group.batches, items + NULLS), group.batch):
                 item = np.arange(first, first + group.batch)
-                done = int(np.clip(items - first, 0, group.batch))
+                null = item >= items
                 # What is left of the last batch holds null occlusions, spread over the positions.
-                item[done:] = (item[done:] * 7919) % items
+                item[null] = (item[null] * 7919) % items
                 image, local = np.divmod(item, len(group.positions))
-                batch = _Batch(self, group, image, local)
-                change = batch.run(done)
-                at = torch.from_numpy(group.positions[local[:done]]).to(device)
-                changes[batch.image[:done], at] = change[:done]
-                nulls.append(change[done:])
-                progress(done)
+                rows = _Rows(image, np.where(null, _NULL, group.positions[local]))
+                batch = _Batch(self, image, group, local)
+                batch.occlude(int((~null).sum()))
+                batch.values()
+                if head is None:
+                    finish(rows, batch.differences())
+                else:
+                    head.add(rows, batch.frontier(head.head.frontier))
+        if head is not None:
+            head.flush()
         return changes, torch.cat(nulls)
 
 
+#: Positions of rows that occlude nothing, and of rows that only fill a batch.
+_NULL, _FILL = -1, -2
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """Which image and which position each row of a batch stands for; position −1 is a null occlusion, −2 nothing."""
+
+    image: Ints
+    position: Ints
+
+
+class _HeadBatches:
+    """Collects what the head starts from, and runs it in batches of one size."""
+
+    def __init__(self, sweep: Sweep, head: Head, finish: Callable[[_Rows, Tensor], None]) -> None:
+        self.sweep = sweep
+        self.head = head
+        self.finish = finish
+        self.rows: list[_Rows] = []
+        self.values: list[dict[int, Tensor]] = []
+        self.count = 0
+
+    def add(self, rows: _Rows, values: dict[int, Tensor]) -> None:
+        self.rows.append(rows)
+        self.values.append(values)
+        self.count += len(rows.image)
+        while self.count >= self.head.batch:
+            self._run()
+
+    def flush(self) -> None:
+        """Run what is left, filled up with copies of its first row."""
+        if not self.count:
+            return
+        missing = self.head.batch - self.count
+        first = self.rows[0]
+        fill = _Rows(np.repeat(first.image[:1], missing), np.full(missing, _FILL))
+        self.add(fill, {i: v[:1].expand(missing, *v.shape[1:]) for i, v in self.values[0].items()})
+
+    def _run(self) -> None:
+        rows = _Rows(*(np.concatenate(a) for a in zip(*((r.image, r.position) for r in self.rows), strict=True)))
+        values = {i: torch.cat([v[i] for v in self.values]) for i in self.head.frontier}
+        size = self.head.batch
+        now, later = (_Rows(rows.image[s], rows.position[s]) for s in (slice(size), slice(size, None)))
+        self.count -= size
+        self.rows = [later]
+        self.values = [{i: v[size:].clone() for i, v in values.items()}]
+        batch = _Batch(self.sweep, now.image)
+        batch.live.update({i: v[:size] for i, v in values.items()})
+        batch.values()
+        self.finish(now, batch.differences())
+
+
 class _Batch:
-    """One batch under way.
+    """One batch under way: windows of a group's positions, or, without a group, the head's values.
 
     Args:
-        image, local: (batch,) which image, and which of the group's positions, each row occludes.
+        image: (batch,) which image each row occludes.
+        group, local: the group, and which of its positions each row occludes (batch,).
     """
 
-    def __init__(self, sweep: Sweep, group: Group, image: Ints, local: Ints) -> None:
+    def __init__(self, sweep: Sweep, image: Ints, group: Group | None = None, local: Ints | None = None) -> None:
         self.sweep = sweep
-        self.group = group
         self.device = sweep.images.device
         self.image = torch.from_numpy(image).to(self.device)
-        self.position = group.positions[local]
         self.nodes = sweep.graph.nodes
-        self.coordinates = np.ascontiguousarray(group.coordinates[:, local])
-        self.at = torch.from_numpy(self.coordinates).to(self.device)
+        self.windows: dict[int, Window] = {}
+        self.wholes: dict[int, Window] = {}
+        self.steps: tuple[Step, ...] = sweep.plan.head.steps if sweep.plan.head else ()
+        if group is not None and local is not None:
+            self.windows, self.wholes, self.steps = group.windows, group.whole, group.steps
+            self.position = group.positions[local]
+            self.coordinates = np.ascontiguousarray(group.coordinates[:, local])
+            self.at = torch.from_numpy(self.coordinates).to(self.device)
         self.live: dict[int, Any] = {}
         for node in self.nodes:
             if isinstance(node.kind, Size):
@@ -129,12 +204,10 @@ class _Batch:
     def where(self, window: Window) -> Where:
         return Where(self.at[window.entry], window.size)
 
-    def run(self, occluded: int) -> Tensor:
-        """Differences (batch, outputs) in fp64. Rows from `occluded` on are null occlusions: nothing is changed."""
+    def values(self) -> None:
+        """Run the nodes in front of the linear tail."""
         sweep, nodes = self.sweep, self.nodes
-        sweep.maps.prepare(self._boxes)
-        self.live[sweep.graph.input] = self._occlude(occluded)
-        for step in self.group.steps:
+        for step in self.steps:
             if step.node in sweep.tail.nodes:
                 continue
             node = nodes[step.node]
@@ -148,27 +221,30 @@ class _Batch:
                 self.live[step.node] = node.kind.whole(node, values)
             else:
                 reads = {i: self.where(w) for i, w in step.reads.items()}
-                out = self.where(self.group.windows[step.node])
+                out = self.where(self.windows[step.node])
                 self.live[step.node] = node.kind.windows(node, values, reads, out)
             self._free(step)
-        return self._differences().reshape(len(self.image), -1)
 
-    def _differences(self) -> Tensor:
-        """Carry the differences at the boundary through the linear tail."""
+    def frontier(self, nodes: Sequence[int]) -> dict[int, Tensor]:
+        """The values that the head starts from; maps are put together whole."""
+        return {i: self._windows(i, self.wholes[i], 0.0) if i in self.wholes else self.live[i] for i in nodes}
+
+    def differences(self) -> Tensor:
+        """Carry the differences at the boundary through the linear tail: (batch, outputs) in fp64."""
         sweep, nodes = self.sweep, self.nodes
         for i in sweep.tail.boundary:
             self.live[i] = self.live[i].double() - self._base(i).double()
-        for step in self.group.steps:
+        for step in self.steps:
             if step.node not in sweep.tail.nodes:
                 continue
             node = nodes[step.node]
             values = {i: self._difference(i, step) for i in node.inputs}
             reads = {i: self.where(w) for i, w in step.reads.items()}
-            out = None if step.whole else self.where(self.group.windows[step.node])
+            out = None if step.whole else self.where(self.windows[step.node])
             self.live[step.node] = node.kind.difference(node, nodes, values, reads, out)
             self._free(step)
         result: Tensor = self.live[sweep.graph.output]
-        return result
+        return result.reshape(len(self.image), -1)
 
     def _free(self, step: Step) -> None:
         for i in step.free:
@@ -178,9 +254,13 @@ class _Batch:
         """Input `i` of a step: windows spliced from base and batch where the step reads more than was computed."""
         if i in self.sweep.fixed:
             return self.sweep.fixed[i]
-        if i not in step.reads or step.reads[i] == self.group.windows[i]:
-            return self.live[i]
-        here, there = self.where(self.group.windows[i]), self.where(step.reads[i])
+        return self._windows(i, step.reads[i], outside) if i in step.reads else self.live[i]
+
+    def _windows(self, i: int, window: Window, outside: float) -> Tensor:
+        if window == self.windows[i]:
+            as_it_stands: Tensor = self.live[i]
+            return as_it_stands
+        here, there = self.where(self.windows[i]), self.where(window)
         tile = self.sweep.maps.read(i)
         return ops.splice(
             tile.data,
@@ -198,9 +278,9 @@ class _Batch:
         """Input `i` of a step of the tail: nothing has changed outside the windows that were computed."""
         if i in self.sweep.doubles:
             return self.sweep.doubles[i]
-        if i not in step.reads or step.reads[i] == self.group.windows[i]:
+        if i not in step.reads or step.reads[i] == self.windows[i]:
             return self.live[i]
-        here, there = self.where(self.group.windows[i]), self.where(step.reads[i])
+        here, there = self.where(self.windows[i]), self.where(step.reads[i])
         changed = self.live[i]
         node = self.nodes[i]
         zeros = changed.new_zeros(1).expand(1, *node.shape)
@@ -220,12 +300,13 @@ class _Batch:
         if not self.nodes[i].spatial:
             value: Tensor = self.sweep.maps.value(i)[self.image]
             return value
-        return splice_base(self.sweep.maps.read(i), self.image, self.where(self.group.windows[i]))
+        return splice_base(self.sweep.maps.read(i), self.image, self.where(self.windows[i]))
 
-    def _occlude(self, occluded: int) -> Tensor:
-        """The images' windows, with the baseline in each position's box."""
+    def occlude(self, occluded: int) -> None:
+        """Put the baseline in each position's box. Rows from `occluded` on are null occlusions: nothing is changed."""
+        self.sweep.maps.prepare(self._boxes)
         graph, axes = self.sweep.graph, self.sweep.graph.axes
-        where = self.where(self.group.windows[graph.input])
+        where = self.where(self.windows[graph.input])
         boxes = self.sweep.boxes[torch.from_numpy(self.position)].to(self.device)
         inside = torch.ones(
             len(self.image), *[1] * (axes + 1), dtype=torch.bool, device=self.device
@@ -242,7 +323,7 @@ class _Batch:
             content = splice_base(
                 Tile(content, (0,) * axes, tuple(content.shape[2:])), self.image, where
             )
-        return torch.where(inside, content, self._base(graph.input))
+        self.live[graph.input] = torch.where(inside, content, self._base(graph.input))
 
     def _boxes(self) -> dict[int, Box]:
         """What this batch reads of each map, as one box."""
@@ -254,11 +335,14 @@ class _Batch:
             box = tuple((int(a), int(b)) for a, b in zip(low, high, strict=True))
             boxes[i] = hull(boxes[i], box) if i in boxes else box
 
-        sweep, windows = self.sweep, self.group.windows
+        sweep, windows = self.sweep, self.windows
         for i in (sweep.graph.input, *sweep.tail.boundary):
             if i in windows:
                 need(i, windows[i])
-        for step in self.group.steps:
+        for i, window in self.wholes.items():
+            if window != windows[i]:
+                need(i, window)
+        for step in self.steps:
             if step.node in sweep.tail.nodes:
                 continue
             by_difference = self.nodes[step.node].kind.by_difference

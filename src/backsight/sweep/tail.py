@@ -1,4 +1,4 @@
-"""The linear tail of a model: where differences replace values."""
+"""The end of a model: where differences replace values, and where no windows are left."""
 
 from __future__ import annotations
 
@@ -35,3 +35,23 @@ def linear_tail(graph: Graph) -> Tail:
         i for t in tail for i in nodes[t].inputs if i not in tail and not is_fixed(nodes[i])
     } or {graph.output}
     return Tail(frozenset(tail), tuple(sorted(boundary)))
+
+
+def head_of(graph: Graph, tail: Tail) -> tuple[frozenset[int], tuple[int, ...]]:
+    """The nodes behind the last map, and the values they start from.
+
+    They are the same work for every position, whatever its windows, so they run in batches of their own. Empty where
+    the linear tail starts at a map: differences then need no more than a sum over each window.
+    """
+    nodes = graph.nodes
+    consumers = graph.consumers()
+    head: set[int] = set()
+    for node in reversed(nodes):
+        if not (node.spatial or is_fixed(node)) and all(c in head for c in consumers[node.index]):
+            head.add(node.index)
+    if not head - tail.nodes or not set(tail.boundary) <= head:
+        return frozenset(), ()
+    frontier = {i for h in head for i in nodes[h].inputs if i not in head and not is_fixed(nodes[i])}
+    if any(nodes[h].kind.by_difference for h in head):
+        return frozenset(), ()
+    return frozenset(head), tuple(sorted(frontier))
