@@ -4,6 +4,7 @@
 #include <pybind11/pybind11.h>
 
 #include <string>
+#include <type_traits>
 
 #include "cpu/isa.h"
 #include "ops.h"
@@ -50,11 +51,10 @@ View view(uintptr_t data, const py::handle& shape, const py::handle& stride) {
 
 const int64_t* int64s(uintptr_t data) { return reinterpret_cast<const int64_t*>(data); }
 
-OccludeParams occlude_params(int dtype, uintptr_t image, const py::handle& image_shape,
-                             const py::handle& image_stride, uintptr_t baseline,
-                             const py::handle& baseline_stride, uintptr_t boxes, int64_t copies,
-                             uintptr_t out, const py::handle& out_shape,
-                             const py::handle& out_stride) {
+OccludeParams occlude_params(int dtype, uintptr_t image, py::handle image_shape,
+                             py::handle image_stride, uintptr_t baseline,
+                             py::handle baseline_stride, uintptr_t boxes, int64_t copies,
+                             uintptr_t out, py::handle out_shape, py::handle out_stride) {
   OccludeParams p;
   p.dtype = static_cast<DType>(dtype);
   p.image = view(image, image_shape, image_stride);
@@ -66,23 +66,11 @@ OccludeParams occlude_params(int dtype, uintptr_t image, const py::handle& image
   return p;
 }
 
-void occlude_cpu(int threads, int dtype, uintptr_t image, py::handle image_shape,
-                 py::handle image_stride, uintptr_t baseline, py::handle baseline_stride,
-                 uintptr_t boxes, int64_t copies, uintptr_t out, py::handle out_shape,
-                 py::handle out_stride) {
-  const OccludeParams p =
-      occlude_params(dtype, image, image_shape, image_stride, baseline, baseline_stride, boxes,
-                     copies, out, out_shape, out_stride);
-  py::gil_scoped_release release;
-  cpu::occlude(p, threads);
-}
-
-SpliceParams splice_params(int dtype, uintptr_t base, const py::handle& base_shape,
-                           const py::handle& base_stride, uintptr_t base_index,
-                           const py::handle& base_at, const py::handle& extent, uintptr_t patch,
-                           const py::handle& patch_shape, const py::handle& patch_stride,
+SpliceParams splice_params(int dtype, uintptr_t base, py::handle base_shape, py::handle base_stride,
+                           uintptr_t base_index, py::handle base_at, py::handle extent,
+                           uintptr_t patch, py::handle patch_shape, py::handle patch_stride,
                            uintptr_t patch_at, uintptr_t window_at, double outside, uintptr_t out,
-                           const py::handle& out_shape, const py::handle& out_stride) {
+                           py::handle out_shape, py::handle out_stride) {
   SpliceParams p;
   p.dtype = static_cast<DType>(dtype);
   p.base = view(base, base_shape, base_stride);
@@ -98,21 +86,8 @@ SpliceParams splice_params(int dtype, uintptr_t base, const py::handle& base_sha
   return p;
 }
 
-void splice_cpu(int threads, int dtype, uintptr_t base, py::handle base_shape,
-                py::handle base_stride, uintptr_t base_index, py::handle base_at, py::handle extent,
-                uintptr_t patch, py::handle patch_shape, py::handle patch_stride,
-                uintptr_t patch_at, uintptr_t window_at, double outside, uintptr_t out,
-                py::handle out_shape, py::handle out_stride) {
-  const SpliceParams p = splice_params(dtype, base, base_shape, base_stride, base_index, base_at,
-                                       extent, patch, patch_shape, patch_stride, patch_at,
-                                       window_at, outside, out, out_shape, out_stride);
-  py::gil_scoped_release release;
-  cpu::splice(p, threads);
-}
-
-HeatmapParams heatmap_params(int dtype, uintptr_t scores, uintptr_t boxes,
-                             const py::handle& scores_shape, const py::handle& size, bool mean,
-                             uintptr_t out) {
+HeatmapParams heatmap_params(int dtype, uintptr_t scores, uintptr_t boxes, py::handle scores_shape,
+                             py::handle size, bool mean, uintptr_t out) {
   HeatmapParams p;
   p.dtype = static_cast<DType>(dtype);
   p.scores = reinterpret_cast<const char*>(scores);
@@ -126,20 +101,52 @@ HeatmapParams heatmap_params(int dtype, uintptr_t scores, uintptr_t boxes,
   return p;
 }
 
-void heatmap_cpu(int threads, int dtype, uintptr_t scores, uintptr_t boxes,
-                 py::handle scores_shape, py::handle size, bool mean, uintptr_t out) {
-  const HeatmapParams p = heatmap_params(dtype, scores, boxes, scores_shape, size, mean, out);
-  py::gil_scoped_release release;
-  cpu::heatmap(p, threads);
+int64_t workspace_of_heatmap(int dtype, py::handle scores_shape, py::handle size) {
+  return heatmap_workspace(heatmap_params(dtype, 0, 0, scores_shape, size, false, 0, 0));
+}
+
+// Binds `name`_cpu(threads, ...) and, if the CUDA kernels are built, `name`_cuda(stream, ...).
+template <typename Params, typename... Args>
+void def_op(py::module_& m, const std::string& name, Params (*params)(Args...),
+            void (*on_cpu)(const Params&, int),
+            std::common_type_t<void (*)(void*, const Params&)> on_cuda) {
+  m.def((name + "_cpu").c_str(), [=](int threads, Args... args) {
+    const Params p = params(args...);
+    py::gil_scoped_release release;
+    on_cpu(p, threads);
+  });
+  if (on_cuda == nullptr) return;
+  m.def((name + "_cuda").c_str(), [=](uintptr_t stream, Args... args) {
+    const Params p = params(args...);
+    py::gil_scoped_release release;
+    on_cuda(reinterpret_cast<void*>(stream), p);
+  });
 }
 
 }  // namespace
 }  // namespace backsight
 
+#ifdef BACKSIGHT_WITH_CUDA
+#define CUDA_OR_NULL(f) &f
+#else
+#define BACKSIGHT_CUDA_ARCHS ""
+#define CUDA_OR_NULL(f) nullptr
+#endif
+
 PYBIND11_MODULE(_C, m) {
+  using namespace backsight;
   m.doc() = "Kernels of backsight; call them through torch.ops.backsight.";
-  m.def("isa", &backsight::cpu::isa);
-  m.def("heatmap_cpu", &backsight::heatmap_cpu);
-  m.def("occlude_cpu", &backsight::occlude_cpu);
-  m.def("splice_cpu", &backsight::splice_cpu);
+  m.attr("cuda_archs") = BACKSIGHT_CUDA_ARCHS;
+  m.def("isa", &cpu::isa);
+#ifdef BACKSIGHT_WITH_CUDA
+  m.def("cuda_info", [] {
+    const cuda::Info info = cuda::info();
+    return py::make_tuple(info.runtime, info.driver, info.devices);
+  });
+#endif
+  m.def("heatmap_phases", &heatmap_phases);
+  m.def("heatmap_workspace", &heatmap_workspace_bytes);
+  def_op(m, "heatmap", &heatmap_params, &cpu::heatmap, nullptr);
+  def_op(m, "occlude", &occlude_params, &cpu::occlude, CUDA_OR_NULL(cuda::occlude));
+  def_op(m, "splice", &splice_params, &cpu::splice, CUDA_OR_NULL(cuda::splice));
 }

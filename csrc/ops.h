@@ -12,6 +12,7 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 
 namespace backsight {
 
@@ -57,6 +58,9 @@ struct HeatmapParams {
   char* out;             // (K, *size) contiguous
 };
 
+// Bytes of scratch that cuda::heatmap needs, at an address aligned to 256.
+int64_t heatmap_workspace(const HeatmapParams& p);
+
 // B windows of M base maps, with a patch pasted over each. The cell of window b at global
 // coordinate g is, for every channel,
 //   outside                                if g lies outside [0, extent) on any axis, else
@@ -80,12 +84,23 @@ struct SpliceParams {
 
 namespace cpu {
 void heatmap(const HeatmapParams& p, int threads);
+// What cuda::heatmap does, thread after thread on the host; for tests.
+void heatmap_phases(const HeatmapParams& p, char* workspace);
 void occlude(const OccludeParams& p, int threads);
 void splice(const SpliceParams& p, int threads);
 }  // namespace cpu
 
 namespace cuda {
+// What there is to run on: versions as 1000 * major + 10 * minor, 0 where there is none, and either
+// the GPUs' names or the reason why there is none.
+struct Info {
+  int runtime, driver;
+  std::string devices;
+};
+Info info();
+
 // `stream` is a cudaStream_t. Launches only: capturable in a graph.
+void heatmap(void* stream, const HeatmapParams& p, char* workspace);
 void occlude(void* stream, const OccludeParams& p);
 void splice(void* stream, const SpliceParams& p);
 }  // namespace cuda

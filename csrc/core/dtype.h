@@ -63,13 +63,10 @@ HD Half to_half(float x) {
 
 inline int64_t element_size(DType dtype) {
   switch (dtype) {
-    case DType::kFloat64:
-      return 8;
-    case DType::kFloat32:
-      return 4;
+    case DType::kFloat64: return 8;
+    case DType::kFloat32: return 4;
     case DType::kFloat16:
-    case DType::kBFloat16:
-      return 2;
+    case DType::kBFloat16: return 2;
   }
   throw std::invalid_argument("expected a dtype code 0..3, got " +
                               std::to_string(static_cast<int>(dtype)));
@@ -79,14 +76,10 @@ inline int64_t element_size(DType dtype) {
 inline uint64_t bits_of(double value, DType dtype) {
   const float single = static_cast<float>(value);
   switch (dtype) {
-    case DType::kFloat64:
-      return bit_cast<uint64_t>(value);
-    case DType::kFloat32:
-      return bit_cast<uint32_t>(single);
-    case DType::kFloat16:
-      return to_half(single).bits;
-    case DType::kBFloat16:
-      return to_bfloat16(single).bits;
+    case DType::kFloat64: return bit_cast<uint64_t>(value);
+    case DType::kFloat32: return bit_cast<uint32_t>(single);
+    case DType::kFloat16: return to_half(single).bits;
+    case DType::kBFloat16: return to_bfloat16(single).bits;
   }
   return 0;
 }

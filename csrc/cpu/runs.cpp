@@ -10,16 +10,6 @@ namespace {
 
 constexpr int64_t kSlack = 31;  // bytes that a loose copy may read too many
 
-// Whether the output's channels lie next to each other in memory.
-bool is_channels_last(const View& out) { return out.stride_c == 1 && out.c > 1; }
-
-// One past the last byte of v.
-const char* end_of(const View& v, int64_t element_size) {
-  int64_t last = (v.n - 1) * v.stride_n + (v.c - 1) * v.stride_c;
-  for (int axis = 0; axis < kAxes; ++axis) last += (v.size[axis] - 1) * v.stride[axis];
-  return v.data + (last + 1) * element_size;
-}
-
 template <typename T, bool kStream>
 HD void strided(Writer<kStream>& out, const Run& run, const char* from, int64_t width) {
   const T* cell = reinterpret_cast<const T*>(from);
@@ -60,26 +50,17 @@ HD void replay(Writer<kStream>& out, const Runs& runs, int64_t begin, int64_t en
       ahead.prefetch_next();
       const char* from = run->from + c * run->step;
       switch (run->kind) {
-        case Run::kLoose:
-          out.template copy<true>(from, run->bytes);
-          break;
-        case Run::kExact:
-          out.template copy<false>(from, run->bytes);
-          break;
-        case Run::kFill:
-          out.fill(from, runs.element_size(), run->bytes);
+        case Run::kLoose: out.template copy<true>(from, run->bytes); break;
+        case Run::kExact: out.template copy<false>(from, run->bytes); break;
+        case Run::kFill: out.fill(from, runs.element_size(), run->bytes); break;
+        case Run::kConstant:
+          out.fill(reinterpret_cast<const char*>(&run->value), runs.element_size(), run->bytes);
           break;
         case Run::kStrided:
           switch (runs.element_size()) {
-            case 2:
-              strided<uint16_t>(out, *run, from, runs.width());
-              break;
-            case 4:
-              strided<uint32_t>(out, *run, from, runs.width());
-              break;
-            default:
-              strided<uint64_t>(out, *run, from, runs.width());
-              break;
+            case 2: strided<uint16_t>(out, *run, from, runs.width()); break;
+            case 4: strided<uint32_t>(out, *run, from, runs.width()); break;
+            default: strided<uint64_t>(out, *run, from, runs.width()); break;
           }
       }
     }
@@ -100,7 +81,7 @@ BACKSIGHT_CLONES void write_planes(Writer<false>& out, const Runs& runs, int64_t
 template <bool kStream>
 void write_chunk(const View& out, int64_t element_size, int64_t begin, int64_t end,
                  const Describe& describe) {
-  const int64_t planes = is_channels_last(out) ? 1 : out.c;
+  const int64_t planes = channels_last(out) ? 1 : out.c;
   const int64_t rows = out.size[0] * out.size[1];
   Runs runs(out, element_size);
   Writer<kStream> writer(out.data + begin * out.size[2] * runs.width() * element_size);
@@ -118,48 +99,54 @@ void write_chunk(const View& out, int64_t element_size, int64_t begin, int64_t e
   writer.finish();
 }
 
+// Whether `next` goes on where `run` ends, so that one run will do.
+bool follows(const Run& run, const Run& next) {
+  if (run.kind != next.kind || run.step != next.step) return false;
+  switch (run.kind) {
+    case Run::kLoose:
+    case Run::kExact: return run.from + run.bytes == next.from;
+    case Run::kFill: return run.from == next.from;
+    case Run::kConstant: return run.value == next.value;
+    case Run::kStrided: return false;
+  }
+  return false;
+}
+
 }  // namespace
 
 Runs::Runs(const View& out, int64_t element_size)
     : element_size_(element_size),
-      channels_last_(is_channels_last(out)),
+      channels_last_(backsight::channels_last(out)),
       width_(channels_last_ ? out.c : 1),
       planes_(channels_last_ ? 1 : out.c) {}
 
-void Runs::fill(const void* value, int64_t cells) {
-  add({Run::kFill, cells * width_ * element_size_, static_cast<const char*>(value), 0, 0, 0});
-}
-
-void Runs::copy(const View& v, int64_t n, int64_t z, int64_t y, int64_t x, int64_t cells) {
+void Runs::add(const Piece& piece, int64_t cells) {
   if (cells == 0) return;
-  const int64_t stride = v.stride[2];
-  const char* from = v.data + (row_offset(v, n, 0, z, y) + x * stride) * element_size_;
-  Run run{Run::kStrided, cells * width_ * element_size_, from, v.stride_c * element_size_, stride,
-          v.stride_c};
-  if (channels_last_ ? v.stride_c == 1 && stride == v.c : stride == 1) {
-    const char* end = from + run.bytes + (planes_ - 1) * run.step;
-    run.kind = end + kSlack <= end_of(v, element_size_) ? Run::kLoose : Run::kExact;
-  } else if (stride == 0 && (width_ == 1 || v.stride_c == 0)) {
+  Run run;
+  run.kind = Run::kStrided;
+  run.bytes = cells * width_ * element_size_;
+  run.from = piece.from;
+  run.step = piece.stride_c * element_size_;
+  run.value = piece.value;
+  run.stride = piece.stride;
+  run.stride_c = piece.stride_c;
+  if (piece.from == nullptr) {
+    run.kind = Run::kConstant;
+  } else if (channels_last_ ? piece.stride_c == 1 && piece.stride == width_ : piece.stride == 1) {
+    const char* end = piece.from + run.bytes + (planes_ - 1) * run.step;
+    run.kind = end + kSlack <= piece.limit ? Run::kLoose : Run::kExact;
+  } else if (piece.stride == 0 && (!channels_last_ || piece.stride_c == 0)) {
     run.kind = Run::kFill;
   }
-  add(run);
-}
-
-void Runs::add(const Run& run) {
-  if (run.bytes == 0) return;
-  if (!runs_.empty() && run.kind != Run::kStrided) {
-    Run& before = runs_.back();
-    const char* next = before.from + (run.kind == Run::kFill ? 0 : before.bytes);
-    if (before.kind == run.kind && before.step == run.step && next == run.from) {
-      before.bytes += run.bytes;
-      return;
-    }
+  if (!runs_.empty() && follows(runs_.back(), run)) {
+    runs_.back().bytes += run.bytes;
+  } else {
+    runs_.push_back(run);
   }
-  runs_.push_back(run);
 }
 
 void write_rows(const View& out, int64_t element_size, int threads, const Describe& describe) {
-  const int64_t width = is_channels_last(out) ? out.c : 1;
+  const int64_t width = channels_last(out) ? out.c : 1;
   const int64_t rows = out.n * (out.c / width) * out.size[0] * out.size[1];
   const int64_t bytes = rows * out.size[2] * width * element_size;
   if (bytes == 0) return;
