@@ -114,7 +114,8 @@ def sweep_row(
     )
     report.remark(
         SECTION,
-        "of exact windows: the FLOP ratio if every layer computed only what can have changed.",
+        "of exact windows: the FLOP ratio if every layer computed only what can have changed; the "
+        "one pass over the unoccluded image counts, as in the plan's.",
     )
 
 
