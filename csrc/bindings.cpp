@@ -87,7 +87,7 @@ SpliceParams splice_params(int dtype, uintptr_t base, py::handle base_shape, py:
 }
 
 HeatmapParams heatmap_params(int dtype, uintptr_t scores, uintptr_t boxes, py::handle scores_shape,
-                             py::handle size, bool mean, uintptr_t out) {
+                             py::handle size, bool mean, uintptr_t out, uintptr_t workspace) {
   HeatmapParams p;
   p.dtype = static_cast<DType>(dtype);
   p.scores = reinterpret_cast<const char*>(scores);
@@ -98,6 +98,7 @@ HeatmapParams heatmap_params(int dtype, uintptr_t scores, uintptr_t boxes, py::h
   fill_axes(p.size, size, 0, 1);
   p.mean = mean;
   p.out = reinterpret_cast<char*>(out);
+  p.workspace = reinterpret_cast<char*>(workspace);
   return p;
 }
 
@@ -144,9 +145,9 @@ PYBIND11_MODULE(_C, m) {
     return py::make_tuple(info.runtime, info.driver, info.devices);
   });
 #endif
-  m.def("heatmap_phases", &heatmap_phases);
-  m.def("heatmap_workspace", &heatmap_workspace_bytes);
-  def_op(m, "heatmap", &heatmap_params, &cpu::heatmap, nullptr);
+  m.def("heatmap_workspace", &workspace_of_heatmap);
+  def_op(m, "heatmap", &heatmap_params, &cpu::heatmap, CUDA_OR_NULL(cuda::heatmap));
+  def_op(m, "heatmap_phases", &heatmap_params, &cpu::heatmap_phases, nullptr);
   def_op(m, "occlude", &occlude_params, &cpu::occlude, CUDA_OR_NULL(cuda::occlude));
   def_op(m, "splice", &splice_params, &cpu::splice, CUDA_OR_NULL(cuda::splice));
 }

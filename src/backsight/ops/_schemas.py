@@ -210,30 +210,27 @@ def check_splice(
 # --- fake kernels ----------------------------------------------------------------------------
 
 
-@torch.library.register_fake("backsight::heatmap", lib=LIBRARY)
-def _(scores: Tensor, boxes: Tensor, size: Sequence[int], reduce: str) -> Tensor:
+def _fake_heatmap(scores: Tensor, boxes: Tensor, size: Sequence[int], reduce: str) -> Tensor:
     return scores.new_empty(check_heatmap(scores, boxes, size, reduce))
 
 
-@torch.library.register_fake("backsight::heatmap.out", lib=LIBRARY)
-def _(scores: Tensor, boxes: Tensor, size: Sequence[int], reduce: str, *, out: Tensor) -> Tensor:
+def _fake_heatmap_out(
+    scores: Tensor, boxes: Tensor, size: Sequence[int], reduce: str, *, out: Tensor
+) -> Tensor:
     check_heatmap_out(scores, boxes, size, reduce, out)
     return out
 
 
-@torch.library.register_fake("backsight::occlude", lib=LIBRARY)
-def _(image: Tensor, boxes: Tensor, baseline: Tensor) -> Tensor:
+def _fake_occlude(image: Tensor, boxes: Tensor, baseline: Tensor) -> Tensor:
     return empty_like_format(image, check_occlude(image, boxes, baseline))
 
 
-@torch.library.register_fake("backsight::occlude.out", lib=LIBRARY)
-def _(image: Tensor, boxes: Tensor, baseline: Tensor, *, out: Tensor) -> Tensor:
+def _fake_occlude_out(image: Tensor, boxes: Tensor, baseline: Tensor, *, out: Tensor) -> Tensor:
     check_occlude_out(image, boxes, baseline, out)
     return out
 
 
-@torch.library.register_fake("backsight::splice", lib=LIBRARY)
-def _(
+def _fake_splice(
     base: Tensor,
     base_index: Tensor,
     base_at: Sequence[int],
@@ -248,8 +245,7 @@ def _(
     return empty_like_format(base, shape)
 
 
-@torch.library.register_fake("backsight::splice.out", lib=LIBRARY)
-def _(
+def _fake_splice_out(
     base: Tensor,
     base_index: Tensor,
     base_at: Sequence[int],
@@ -265,3 +261,14 @@ def _(
     shape = check_splice(base, base_index, base_at, extent, patch, patch_at, window_at, size)
     check_out("splice", out, shape, "base", base)
     return out
+
+
+for _name, _fake in (
+    ("heatmap", _fake_heatmap),
+    ("heatmap.out", _fake_heatmap_out),
+    ("occlude", _fake_occlude),
+    ("occlude.out", _fake_occlude_out),
+    ("splice", _fake_splice),
+    ("splice.out", _fake_splice_out),
+):
+    torch.library.register_fake(f"backsight::{_name}", _fake, lib=LIBRARY)

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from backsight import _C
+from backsight.ops._launch import KEYS, launch
 from backsight.ops._schemas import (
     DTYPES,
     LIBRARY,
@@ -21,8 +21,9 @@ from backsight.ops._schemas import (
 def _launch(image: Tensor, boxes: Tensor, baseline: Tensor, out: Tensor) -> Tensor:
     baseline = baseline.expand_as(image)
     boxes = boxes.contiguous()  # named: the copy lives until the kernel has run
-    _C.occlude_cpu(
-        torch.get_num_threads(),
+    launch(
+        "occlude",
+        image,
         DTYPES[image.dtype],
         image.data_ptr(),
         image.shape,
@@ -50,8 +51,9 @@ def _occlude_out(image: Tensor, boxes: Tensor, baseline: Tensor, *, out: Tensor)
     return out if dense is out else out.copy_(dense)
 
 
-LIBRARY.impl("occlude", _occlude, "CPU")
-LIBRARY.impl("occlude.out", _occlude_out, "CPU")
+for _key in KEYS:
+    LIBRARY.impl("occlude", _occlude, _key)
+    LIBRARY.impl("occlude.out", _occlude_out, _key)
 
 
 def _setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:

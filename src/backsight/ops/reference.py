@@ -32,7 +32,10 @@ def occlude(image: Tensor, boxes: Tensor, baseline: Tensor) -> Tensor:
         for n, box in enumerate(boxes.tolist()):
             row = out[b * len(boxes) + n]
             row.copy_(image[b])
-            inside = (..., *(slice(max(box[d], 0), max(box[d + dims], 0)) for d in range(dims)))
+            inside: tuple[Any, ...] = (
+                ...,
+                *(slice(max(box[d], 0), max(box[d + dims], 0)) for d in range(dims)),
+            )
             row[inside] = content[b][inside]
     return out
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from backsight import _C
+from backsight.ops._launch import KEYS, launch
 from backsight.ops._schemas import (
     DTYPES,
     LIBRARY,
@@ -32,8 +32,9 @@ def _launch(
     base_index = base_index.contiguous()  # named: the copies live until the kernel has run
     patch_at = patch_at.contiguous()
     window_at = window_at.contiguous()
-    _C.splice_cpu(
-        torch.get_num_threads(),
+    launch(
+        "splice",
+        base,
         DTYPES[base.dtype],
         base.data_ptr(),
         base.shape,
@@ -90,8 +91,9 @@ def _splice_out(
     return out if dense is out else out.copy_(dense)
 
 
-LIBRARY.impl("splice", _splice, "CPU")
-LIBRARY.impl("splice.out", _splice_out, "CPU")
+for _key in KEYS:
+    LIBRARY.impl("splice", _splice, _key)
+    LIBRARY.impl("splice.out", _splice_out, _key)
 
 
 def splice(
