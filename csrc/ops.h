@@ -56,9 +56,10 @@ struct HeatmapParams {
   int64_t size[kAxes];   // of the map
   bool mean;             // else sum
   char* out;             // (K, *size) contiguous
+  char* workspace;       // CUDA: heatmap_workspace(p) bytes, aligned to 16
 };
 
-// Bytes of scratch that cuda::heatmap needs, at an address aligned to 256.
+// Bytes of scratch that cuda::heatmap needs, whatever the boxes are.
 int64_t heatmap_workspace(const HeatmapParams& p);
 
 // B windows of M base maps, with a patch pasted over each. The cell of window b at global
@@ -84,8 +85,8 @@ struct SpliceParams {
 
 namespace cpu {
 void heatmap(const HeatmapParams& p, int threads);
-// What cuda::heatmap does, thread after thread on the host; for tests.
-void heatmap_phases(const HeatmapParams& p, char* workspace);
+// What cuda::heatmap does, its threads one after the other, whatever `threads` is; for tests.
+void heatmap_phases(const HeatmapParams& p, int threads);
 void occlude(const OccludeParams& p, int threads);
 void splice(const SpliceParams& p, int threads);
 }  // namespace cpu
@@ -100,7 +101,7 @@ struct Info {
 Info info();
 
 // `stream` is a cudaStream_t. Launches only: capturable in a graph.
-void heatmap(void* stream, const HeatmapParams& p, char* workspace);
+void heatmap(void* stream, const HeatmapParams& p);
 void occlude(void* stream, const OccludeParams& p);
 void splice(void* stream, const SpliceParams& p);
 }  // namespace cuda

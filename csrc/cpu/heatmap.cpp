@@ -560,14 +560,10 @@ void heatmap(const HeatmapParams& p, int threads) {
   const int64_t bytes = p.k * p.size[0] * p.size[1] * p.size[2] * element_size(p.dtype);
   if (bytes == 0) return;
   switch (p.dtype) {
-    case DType::kFloat64:
-      return run<double>(p, bytes, threads);
-    case DType::kFloat32:
-      return run<float>(p, bytes, threads);
-    case DType::kFloat16:
-      return run<Half>(p, bytes, threads);
-    case DType::kBFloat16:
-      return run<BFloat16>(p, bytes, threads);
+    case DType::kFloat64: return run<double>(p, bytes, threads);
+    case DType::kFloat32: return run<float>(p, bytes, threads);
+    case DType::kFloat16: return run<Half>(p, bytes, threads);
+    case DType::kBFloat16: return run<BFloat16>(p, bytes, threads);
   }
 }
 

@@ -18,6 +18,18 @@ def heatmap_cpu(
     workspace: int,
     /,
 ) -> None: ...
+def heatmap_cuda(
+    stream: int,
+    dtype: int,
+    scores: int,
+    boxes: int,
+    scores_shape: Sequence[int],
+    size: Sequence[int],
+    mean: bool,
+    out: int,
+    workspace: int,
+    /,
+) -> None: ...
 def heatmap_phases_cpu(
     threads: int,
     dtype: int,

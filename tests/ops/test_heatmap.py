@@ -13,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from backsight import ops
+from backsight import _C, ops
 from backsight.ops import reference
+from backsight.ops._schemas import DTYPES as DTYPE_CODES
 
 DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
 REDUCES = ["mean", "sum"]
@@ -331,6 +332,77 @@ def test_long_rows_and_large_maps_beyond_the_cache() -> None:
         assert ops.heatmap(scores, boxes, size, "sum", out=view) is view
         torch.testing.assert_close(view, expected, rtol=1.2e-7, atol=1e-12)
         assert out[:3].tolist() + out[-2:].tolist() == [7.0] * 5
+
+
+# --- the CUDA kernels, their threads looped on the host ----------------------------------------
+
+
+def on_phases(scores: Tensor, boxes: Tensor, size: list[int], reduce: str) -> Tensor:
+    out = scores.new_full((scores.shape[1], *size), 7)
+    bytes_ = _C.heatmap_workspace(DTYPE_CODES[scores.dtype], scores.shape, size)
+    workspace = torch.full((bytes_ + 256,), 0xA5, dtype=torch.uint8)  # nothing starts out as zero
+    _C.heatmap_phases_cpu(
+        1,
+        DTYPE_CODES[scores.dtype],
+        scores.data_ptr(),
+        boxes.data_ptr(),
+        scores.shape,
+        size,
+        reduce == "mean",
+        out.data_ptr(),
+        workspace.data_ptr(),
+    )
+    assert (workspace[bytes_:] == 0xA5).all()
+    return out
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    ("size", "window", "stride"),
+    [([29], 7, 3), ([3000], 2, 1), ([24, 32], 8, 4), ([5, 90], 4, 1), ([9, 8, 12], 4, 2)],
+)
+def test_phases_give_the_same_bits(
+    size: list[int], window: int, stride: int, dtype: torch.dtype
+) -> None:
+    """Rows of more cells than one tile of the block's scan, aligned rows and not, up to 3-D."""
+    boxes = grid(size, window, stride)
+    for reduce, outputs in (("mean", 3), ("sum", 1)):
+        scores = random_scores(len(boxes), outputs, dtype, 33)
+        expected = ops.heatmap(scores, boxes, size, reduce)
+        assert_same_bits(on_phases(scores, boxes, size, reduce), expected)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_phases_take_many_levels_and_bad_scores(dtype: torch.dtype) -> None:
+    size, count, outputs = [17, 24], 12, 20
+    info = torch.finfo(dtype)
+    boxes = random_boxes(count, size, 34)
+    scores = random_scores(count, outputs, dtype, 35)
+    scores[0, 1:] = info.max
+    scores[1, 2:] = info.smallest_normal * info.eps
+    scores[2, 3] = NAN
+    scores[3, 4] = -INF
+    for reduce in REDUCES:
+        expected = ops.heatmap(scores, boxes, size, reduce)
+        assert_same_bits(on_phases(scores, boxes, size, reduce), expected)
+
+
+def test_phases_take_more_outputs_than_fit_at_a_time() -> None:
+    """The workspace is bounded by what many boxes could need, 480 kB an output; these need less."""
+    count, outputs, size = 10_000, 600, [20_000]
+    assert outputs * size[0] * 24 > 2**28
+    boxes = grid(size, 1000, 1000).repeat(count // 20, 1)
+    scores = random_scores(count, outputs, torch.float64, 36)
+    assert_same_bits(
+        on_phases(scores, boxes, size, "mean"), ops.heatmap(scores, boxes, size, "mean")
+    )
+
+
+def test_phases_take_empties_and_no_boxes() -> None:
+    for count, size in ((0, [4, 8]), (3, [0, 4]), (3, [5])):
+        boxes = torch.zeros(count, 2 * len(size), dtype=torch.int64)
+        scores = torch.ones(count, 2)
+        assert_same_bits(on_phases(scores, boxes, size, "mean"), torch.zeros(2, *size))
 
 
 # --- shapes, layouts, arguments --------------------------------------------------------------

@@ -9,21 +9,29 @@ import torch
 from torch import Tensor
 
 from backsight import _C
+from backsight.ops._launch import KEYS, launch
 from backsight.ops._schemas import DTYPES, LIBRARY, check_heatmap, check_heatmap_out
 
 
 def _launch(scores: Tensor, boxes: Tensor, size: Sequence[int], reduce: str, out: Tensor) -> Tensor:
     dense = out if out.is_contiguous() else out.new_empty(out.shape)
     scores, boxes = scores.contiguous(), boxes.contiguous()
-    _C.heatmap_cpu(
-        torch.get_num_threads(),
-        DTYPES[scores.dtype],
+    dtype = DTYPES[scores.dtype]
+    # The CPU kernel allocates its own scratch. On CUDA its size must not depend on what the boxes
+    # are, which the host does not know.
+    scratch = _C.heatmap_workspace(dtype, scores.shape, size) if scores.is_cuda else 0
+    workspace = scores.new_empty(scratch, dtype=torch.uint8)
+    launch(
+        "heatmap",
+        scores,
+        dtype,
         scores.data_ptr(),
         boxes.data_ptr(),
         scores.shape,
         size,
         reduce == "mean",
         dense.data_ptr(),
+        workspace.data_ptr(),
     )
     return out if dense is out else out.copy_(dense)
 
@@ -40,8 +48,9 @@ def _heatmap_out(
     return _launch(scores, boxes, size, reduce, out)
 
 
-LIBRARY.impl("heatmap", _heatmap, "CPU")
-LIBRARY.impl("heatmap.out", _heatmap_out, "CPU")
+for _key in KEYS:
+    LIBRARY.impl("heatmap", _heatmap, _key)
+    LIBRARY.impl("heatmap.out", _heatmap_out, _key)
 
 
 def _setup_context(
