@@ -236,7 +236,9 @@ class _Builder:
         kind, target, args, kwargs = self._entry(fx, name, args, kwargs)
         inputs = tuple(references((args, kwargs)))
         node = self.nodes[
-            self._add(fx, kind, target=target, args=args, kwargs=kwargs, inputs=inputs)
+            self._add(
+                fx, kind, operation=name, target=target, args=args, kwargs=kwargs, inputs=inputs
+            )
         ]
         if not self._on_maps(node):
             node.kind = node.kind if self._keeps_off_maps(node) else kinds.BARRIER
@@ -410,6 +412,9 @@ class _Builder:
             return kinds.IDENTITY, _identity, (bound["input"],), {}
         if name in kinds.POINTWISE and (source is None or len(references((args, kwargs))) == 1):
             return kinds.POINTWISE[name], *same
+        if target in (torch.ops.aten.view.default, torch.ops.aten._unsafe_view.default):
+            # A view would depend on the memory layout, which is ours to choose.
+            return kinds.FLAT, torch.ops.aten.reshape.default, args, kwargs
         if name in kinds.RESHAPES and not (on_map and name == "expand"):
             return kinds.FLAT, *same
         return kinds.BARRIER, *same

@@ -43,6 +43,7 @@ class Node:
     dtype: torch.dtype = torch.float32
     spatial: bool = False
     module: str = ""
+    operation: str = ""
     value: Any = None
     rules: tuple[Rules | None, ...] = ()
 
@@ -53,8 +54,8 @@ class Node:
 
     @property
     def label(self) -> str:
-        """The path of the module the node came from, or its own name, for tables and messages."""
-        return f"{self.module}:{self.kind.name}" if self.module else self.name
+        """The operation, and the path of the module it came from, for tables and messages."""
+        return f"{self.operation} at {self.module}" if self.module else self.operation or self.name
 
     def call(self, value: Callable[[int], Any]) -> Any:
         """Run the original operation on the values that `value` gives for the inputs' indices."""

@@ -26,7 +26,7 @@ class Grid:
 
 def per_axis(value: int | Sequence[int], axes: int, name: str) -> tuple[int, ...]:
     """One positive integer per axis; a single one serves all."""
-    values = (value,) * axes if isinstance(value, int | np.integer) else tuple(value)
+    values = tuple(value) if isinstance(value, Sequence) else (value,) * axes
     if len(values) != axes or not all(isinstance(v, int | np.integer) and v > 0 for v in values):
         raise ValueError(
             f"expected {name} to be a positive integer or {axes} of them, got {value!r}"
