@@ -49,10 +49,12 @@ def empty_like_format(x: Tensor, shape: Sequence[int]) -> Tensor:
     """An uninitialised dense tensor of `shape` in the memory format, dtype and device of `x`."""
     if not is_channels_last(x):
         return x.new_empty(shape)
-    if len(shape) == 3:
-        return x.new_empty((shape[0], shape[2], shape[1])).transpose(1, 2)
-    memory_format = torch.channels_last if len(shape) == 4 else torch.channels_last_3d
-    return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=memory_format)
+    stride = [1] * len(shape)
+    step = shape[1]
+    for axis in (*range(len(shape) - 1, 1, -1), 0):
+        stride[axis] = step
+        step *= shape[axis]
+    return x.new_empty_strided(shape, stride)
 
 
 def is_dense(x: Tensor) -> bool:

@@ -1,0 +1,86 @@
+"""Random arguments for the ops, of every dtype, layout and number of axes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from hypothesis import strategies as st
+from torch import Tensor
+
+DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
+FORMATS = ["contiguous", "channels_last", "strided", "expanded"]
+
+
+def layout(x: Tensor, memory_format: str) -> Tensor:
+    """The values of `x` (B, C, *S) laid out in memory in some way."""
+    if memory_format == "contiguous":
+        return x.contiguous()
+    if memory_format == "channels_last":
+        return x.movedim(1, -1).contiguous().movedim(-1, 1)
+    if memory_format == "strided":  # neither the channels nor any axis lie next to each other
+        return x.transpose(0, -1).repeat_interleave(2, -1).contiguous()[..., ::2].transpose(0, -1)
+    assert memory_format == "expanded"
+    return x[:1, :, ..., :1].expand_as(x)
+
+
+def noise(shape: list[int], dtype: torch.dtype, seed: int) -> Tensor:
+    rng = torch.Generator().manual_seed(seed)
+    return torch.randn(shape, generator=rng, dtype=torch.float64).to(dtype)
+
+
+def integers(shape: list[int], low: int, high: int, seed: int) -> Tensor:
+    return torch.randint(low, high, shape, generator=torch.Generator().manual_seed(seed))
+
+
+@st.composite
+def occlude_cases(draw: Any, min_batch: int = 0) -> tuple[Any, ...]:
+    dims = draw(st.integers(1, 3))
+    size = draw(st.lists(st.integers(0, 9), min_size=dims, max_size=dims))
+    batch, channels = draw(st.integers(min_batch, 3)), draw(st.integers(1, 17))
+    dtype = draw(st.sampled_from(DTYPES))
+    seed = draw(st.integers(0, 2**31))
+    image = layout(noise([batch, channels, *size], dtype, seed), draw(st.sampled_from(FORMATS)))
+    count = draw(st.integers(0, 4))
+    boxes = integers([count, 2 * dims], -3, 12, seed + 1)
+    if draw(st.booleans()):  # not contiguous
+        boxes = boxes.t().contiguous().t()
+    shape = draw(
+        st.sampled_from(
+            [[], [1], [channels] + [1] * dims, [batch, 1] + [1] * dims, [batch, channels, *size]]
+        )
+    )
+    return image, boxes, noise(shape, dtype, seed + 2)
+
+
+@st.composite
+def splice_cases(draw: Any) -> tuple[Any, ...]:
+    dims = draw(st.integers(1, 3))
+
+    def sizes(low: int, high: int) -> list[int]:
+        return draw(st.lists(st.integers(low, high), min_size=dims, max_size=dims))
+
+    maps, windows = draw(st.integers(0, 3)), draw(st.integers(0, 4))
+    channels = draw(st.integers(1, 17))
+    dtype = draw(st.sampled_from(DTYPES))
+    seed = draw(st.integers(0, 2**31))
+    base = layout(
+        noise([maps, channels, *sizes(0, 8)], dtype, seed), draw(st.sampled_from(FORMATS))
+    )
+    patch = layout(
+        noise([windows, channels, *sizes(0, 5)], dtype, seed + 1), draw(st.sampled_from(FORMATS))
+    )
+    base_index = integers([windows], -1, maps + 1, seed + 2)
+    patch_at = integers([windows, dims], -3, 9, seed + 3)
+    window_at = integers([windows, dims], -4, 9, seed + 4)
+    if draw(st.booleans()):  # not contiguous
+        base_index = base_index.repeat_interleave(2)[::2]
+        patch_at, window_at = patch_at.t().contiguous().t(), window_at.flip(0).flip(0)[:, :]
+    base_at, extent, size = sizes(-2, 3), sizes(0, 10), sizes(0, 9)
+    outside = draw(st.floats(-60000, 60000, width=32))
+    return base, base_index, base_at, extent, patch, patch_at, window_at, size, outside
+
+
+def assert_same(got: Tensor, expected: Tensor) -> None:
+    """Bit for bit the same, layout included; NaNs of any bits are the same."""
+    torch.testing.assert_close(got, expected, rtol=0, atol=0, equal_nan=True, check_stride=True)
