@@ -3,6 +3,7 @@
 #include <omp.h>
 
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <memory>
 #include <new>
@@ -19,22 +20,11 @@ namespace {
 using namespace heatmap;
 
 constexpr int64_t kRowBytes = 8192;  // rows of the output are built in pieces of at most this
+constexpr int64_t kManyBoxes = 1 << 16;
 
 // Rows are built in steps of 32 bytes and may be overrun by one.
 template <typename T>
 constexpr int64_t kStep = 32 / sizeof(T);
-
-// The boxes cut into cells; shared by all outputs.
-struct Grid {
-  std::vector<int64_t> edges[kAxes];    // segment s of an axis is [edges[s], edges[s + 1])
-  std::vector<int32_t> segment[kAxes];  // of every coordinate
-  int64_t cells[kAxes];
-  int64_t total = 1;                // cells
-  int half;                         // corners of each sign
-  std::vector<int64_t> corners;     // (boxes, 2 * half) cells, first those that are added; or -1
-  std::unique_ptr<double[]> count;  // boxes over each cell, at least 1; empty: do not divide
-  int width;                        // of the digits
-};
 
 // Uninitialised memory, aligned to cache lines.
 template <typename T>
@@ -50,6 +40,18 @@ class Buffer {
  private:
   static constexpr std::align_val_t kAlign{64};
   T* data_;
+};
+
+// The boxes cut into cells; shared by all outputs.
+struct Grid {
+  std::vector<int64_t> edges[kAxes];    // segment s of an axis is [edges[s], edges[s + 1])
+  std::vector<int32_t> segment[kAxes];  // of every coordinate
+  int64_t cells[kAxes];
+  int64_t total = 1;                         // cells
+  int half;                                  // corners of each sign
+  std::unique_ptr<Buffer<int64_t>> corners;  // (boxes, 2 * half) cells, or -1; the added ones first
+  std::unique_ptr<Buffer<double>> count;     // boxes over each cell, at least 1
+  int width;                                 // of the digits
 };
 
 // One thread of a team that shares the work on one set of sums.
@@ -72,59 +74,69 @@ void run_team(int threads, const Work& work) {
   work(Member{omp_get_thread_num(), omp_get_num_threads()});
 }
 
-Grid make_grid(const HeatmapParams& p, int threads) {
-  Grid grid;
-  std::vector<char> marks[kAxes];
-  for (int axis = 0; axis < kAxes; ++axis) {
-    marks[axis].assign(static_cast<size_t>(p.size[axis]) + 1, 0);
-    marks[axis].front() = marks[axis].back() = 1;
-  }
-  parallel_chunks(p.n, p.n * 64, threads, [&](int64_t begin, int64_t end) {
-    for (int64_t n = begin; n < end; ++n) {
-      int64_t lo[kAxes], hi[kAxes];
-      if (!clip_box(p, n, lo, hi)) continue;
-      for (int axis = 0; axis < kAxes; ++axis) {
-        __atomic_store_n(&marks[axis][static_cast<size_t>(lo[axis])], 1, __ATOMIC_RELAXED);
-        __atomic_store_n(&marks[axis][static_cast<size_t>(hi[axis])], 1, __ATOMIC_RELAXED);
-      }
+// Where edges lie on each axis; threads may mark at the same time.
+using Marks = std::array<std::vector<char>, kAxes>;
+
+void mark_edges(const HeatmapParams& p, int64_t begin, int64_t end, Marks& marks) {
+  for (int64_t n = begin; n < end; ++n) {
+    int64_t lo[kAxes], hi[kAxes];
+    if (!clip_box(p, n, lo, hi)) continue;
+    for (size_t axis = 0; axis < kAxes; ++axis) {
+      __atomic_store_n(&marks[axis][static_cast<size_t>(lo[axis])], 1, __ATOMIC_RELAXED);
+      __atomic_store_n(&marks[axis][static_cast<size_t>(hi[axis])], 1, __ATOMIC_RELAXED);
     }
-  });
-  for (int axis = 0; axis < kAxes; ++axis) {
-    grid.segment[axis].resize(static_cast<size_t>(p.size[axis]) + 1);
+  }
+}
+
+// A grid without its corners and counts.
+Grid make_grid(const HeatmapParams& p, const Marks& marks) {
+  Grid grid;
+  for (size_t axis = 0; axis < kAxes; ++axis) {
+    grid.segment[axis].resize(marks[axis].size());
     int32_t segment = -1;
-    for (int64_t i = 0; i <= p.size[axis]; ++i) {
-      if (marks[axis][static_cast<size_t>(i)] != 0) {
-        grid.edges[axis].push_back(i);
+    for (size_t i = 0; i < marks[axis].size(); ++i) {
+      if (marks[axis][i] != 0) {
+        grid.edges[axis].push_back(static_cast<int64_t>(i));
         ++segment;
       }
-      grid.segment[axis][static_cast<size_t>(i)] = segment;
+      grid.segment[axis][i] = segment;
     }
     grid.cells[axis] = segment;
     grid.total *= segment;
   }
-  const int corners = 1 << p.dims;
-  grid.half = corners / 2;
-  grid.corners.resize(static_cast<size_t>(p.n * corners));
-  parallel_chunks(p.n, p.n * 64, threads, [&](int64_t begin, int64_t end) {
-    for (int64_t n = begin; n < end; ++n) {
-      int64_t* added = grid.corners.data() + n * corners;
-      int64_t* taken = added + grid.half;
-      int64_t lo[kAxes], hi[kAxes];
-      if (!clip_box(p, n, lo, hi)) {
-        std::fill(added, added + corners, int64_t{-1});
-        continue;
-      }
-      for (int axis = 0; axis < kAxes; ++axis) {
-        lo[axis] = grid.segment[axis][static_cast<size_t>(lo[axis])];
-        hi[axis] = grid.segment[axis][static_cast<size_t>(hi[axis])];
-      }
-      for (int i = 0; i < corners; ++i) {
-        const int corner = i << (kAxes - p.dims);
-        *(corner_is_negative(corner) ? taken : added)++ = corner_index(corner, lo, hi, grid.cells);
-      }
-    }
-  });
+  grid.half = 1 << (p.dims - 1);
   return grid;
+}
+
+template <int kDims>
+void place_corners(const HeatmapParams& p, int64_t begin, int64_t end, const Grid& grid) {
+  constexpr int kCorners = 1 << kDims;
+  for (int64_t n = begin; n < end; ++n) {
+    int64_t* added = grid.corners->get() + n * kCorners;
+    int64_t* taken = added + kCorners / 2;
+    int64_t lo[kAxes], hi[kAxes];
+    if (!clip_box(p, n, lo, hi)) {
+      std::fill(added, added + kCorners, int64_t{-1});
+      continue;
+    }
+    for (int axis = 0; axis < kAxes; ++axis) {
+      lo[axis] = grid.segment[axis][static_cast<size_t>(lo[axis])];
+      hi[axis] = grid.segment[axis][static_cast<size_t>(hi[axis])];
+    }
+#pragma GCC unroll 8
+    for (int i = 0; i < kCorners; ++i) {
+      const int corner = i << (kAxes - kDims);
+      *(corner_is_negative(corner) ? taken : added)++ = corner_index(corner, lo, hi, grid.cells);
+    }
+  }
+}
+
+void place_corners(const HeatmapParams& p, int64_t begin, int64_t end, const Grid& grid) {
+  switch (p.dims) {
+    case 1: return place_corners<1>(p, begin, end, grid);
+    case 2: return place_corners<2>(p, begin, end, grid);
+    default: return place_corners<3>(p, begin, end, grid);
+  }
 }
 
 // kLanes numbers of one cell, of as many outputs; GCC turns arithmetic on them into SIMD.
@@ -161,7 +173,7 @@ HD void sum_boxes(const Grid& grid, Member member, Sum* sums, int64_t boxes, con
   Sum* const own = sums + first;
   memset(static_cast<void*>(own), 0, static_cast<size_t>(mine) * sizeof(Sum));
   const int half = grid.half;
-  const int64_t* corner = grid.corners.data();
+  const int64_t* corner = grid.corners->get();
   for (int64_t n = 0; n < boxes && mine > 0; ++n, corner += 2 * half) {
     Sum value{};
     digits(n, &value);
@@ -213,46 +225,14 @@ BACKSIGHT_CLONES void count_boxes(const Grid& grid, Member member, uint64_t* sum
   *most = largest;
 }
 
-// Smallest and largest magnitude of the finite nonzero scores of each output.
-template <typename Float>
-struct Ranges {
-  using Bits = typename Format<Float>::Bits;
-  explicit Ranges(int64_t k)
-      : smallest(static_cast<size_t>(k), ~Bits{0}),
-        largest(static_cast<size_t>(k), 0),
-        bad(static_cast<size_t>(k), 0) {}
-  std::vector<Bits> smallest, largest, bad;
-};
-
-template <typename T, typename Float>
-HD void find_ranges(const HeatmapParams& p, int64_t begin, int64_t end, Ranges<Float>& ranges) {
-  using Bits = typename Format<Float>::Bits;
-  constexpr Bits kInfinity = Bits{Format<Float>::kSpecial} << Format<Float>::kMantissa;
-  Bits* __restrict__ smallest = ranges.smallest.data();
-  Bits* __restrict__ largest = ranges.largest.data();
-  Bits* __restrict__ bad = ranges.bad.data();
-  for (int64_t n = begin; n < end; ++n) {
-    const T* scores = reinterpret_cast<const T*>(p.scores) + n * p.k;
-    for (int64_t k = 0; k < p.k; ++k) {
-      const Bits m = magnitude(widen(scores[k]));
-      const bool special = m >= kInfinity;
-      const Bits least = special || m == 0 ? ~Bits{0} : m;
-      const Bits most = special ? 0 : m;
-      smallest[k] = smallest[k] < least ? smallest[k] : least;
-      largest[k] = largest[k] > most ? largest[k] : most;
-      bad[k] |= special;
-    }
-  }
-}
-
 // The scratch of one team for kLanes outputs.
 template <typename T, int kLanes>
 struct Scratch {
-  Scratch(int64_t cells, bool wide)
-      : sums(cells), values(cells * kLanes + kStep<T>), state(wide ? cells * kLanes : 0) {}
+  explicit Scratch(int64_t cells)
+      : sums(cells), values(cells * kLanes + kStep<T>), state(cells * kLanes) {}
   Buffer<Lanes<uint64_t, kLanes>> sums;  // (cells,)
   Buffer<T> values;                      // (kLanes, cells), and room for one step
-  Buffer<Wide> state;                    // (cells, kLanes), where one level is not enough
+  Buffer<Wide> state;                    // (cells, kLanes), touched where one level is not enough
 };
 
 template <typename T>
@@ -299,35 +279,72 @@ HD void store(float x, float* y) { *y = x; }
 HD void store(float x, Half* y) { *y = to_half(x); }
 HD void store(float x, BFloat16* y) { *y = to_bfloat16(x); }
 
+// The scores of each box, for outputs [k, k + lanes) of kLanes; 0 beyond.
+template <typename T, int kLanes>
+struct Scores {
+  using Float = decltype(widen(T{}));
+  const T* first;
+  int64_t stride;
+  int lanes;
+
+  HD void load(int64_t n, Lanes<Float, kLanes>* x) const {
+    const T* from = first + n * stride;
+    if (lanes == kLanes) return load_lanes(from, x);
+    for (int lane = 0; lane < kLanes; ++lane)
+      lane_of(*x, lane) = lane < lanes ? widen(from[lane]) : 0;
+  }
+};
+
+template <typename T, int kLanes>
+HD void find_scales(const Scores<T, kLanes>& scores, int64_t boxes, int width, Scale* scales) {
+  using Float = decltype(widen(T{}));
+  using Bits = typename Format<Float>::Bits;
+  using V = Lanes<Bits, kLanes>;
+  constexpr Bits kInfinity = Bits{Format<Float>::kSpecial} << Format<Float>::kMantissa;
+  V inverse{}, largest{}, bad{};  // as in core/heatmap_phases.h: all zero before the first score
+  for (int64_t n = 0; n < boxes; ++n) {
+    Lanes<Float, kLanes> x;
+    scores.load(n, &x);
+    V m;
+    memcpy(&m, &x, sizeof(m));
+    m &= ~Bits{0} >> 1;
+    const V finite = m < kInfinity ? m : V{};
+    const V inverted = finite != 0 ? ~finite : V{};
+    bad |= m ^ finite;
+    largest = largest < finite ? finite : largest;
+    inverse = inverse < inverted ? inverted : inverse;
+  }
+  for (int lane = 0; lane < kLanes; ++lane) {
+    scales[lane] = make_scale<Float>(~lane_of(inverse, lane), lane_of(largest, lane),
+                                     lane_of(bad, lane) != 0, width);
+  }
+}
+
 // The values of outputs [k, k + lanes) at every cell.
 template <typename T, int kLanes>
-HD void compute_cells(const HeatmapParams& p, const Grid& grid, const Scale* scales, int64_t k,
-                      int lanes, Member member, const Scratch<T, kLanes>& scratch) {
+HD void compute_cells(const HeatmapParams& p, const Grid& grid, int64_t k, int lanes, Member member,
+                      const Scratch<T, kLanes>& scratch) {
   using Float = decltype(widen(T{}));
   using Sum = Lanes<uint64_t, kLanes>;
   constexpr bool kDouble = sizeof(Float) == 8;  // doubles always go by way of Wide
   Sum* const sums = scratch.sums.get();
   T* const values = scratch.values.get();
-  const double* const count = grid.count.get();
+  const double* const count = p.mean ? grid.count->get() : nullptr;
   const int64_t total = grid.total;
+  const Scores<T, kLanes> scores{reinterpret_cast<const T*>(p.scores) + k, p.k, lanes};
+  Scale scales[kLanes];
+  find_scales(scores, p.n, grid.width, scales);
   Sum lowest;
   Lanes<double, kLanes> unit;
   int levels = 1;
   bool bad = false;
   for (int lane = 0; lane < kLanes; ++lane) {
-    const Scale scale = lane < lanes ? scales[k + lane] : Scale{};
+    const Scale scale = scales[lane];
     lane_of(lowest, lane) = static_cast<uint64_t>(scale.lowest);
     lane_of(unit, lane) = kDouble ? 0 : power_of_two(unit_of<Float>(scale));
     levels = std::max(levels, scale.levels);
     bad = bad || scale.bad;
   }
-  // The scores of box n; 0 beyond the last output.
-  const auto load = [&](int64_t n, Lanes<Float, kLanes>* x) {
-    const T* from = reinterpret_cast<const T*>(p.scores) + n * p.k + k;
-    if (lanes == kLanes) return load_lanes(from, x);
-    for (int lane = 0; lane < kLanes; ++lane)
-      lane_of(*x, lane) = lane < lanes ? widen(from[lane]) : 0;
-  };
 
   if constexpr (!kDouble) {
     if (levels == 1 && !bad) {
@@ -335,7 +352,7 @@ HD void compute_cells(const HeatmapParams& p, const Grid& grid, const Scale* sca
           grid, member, sums, p.n,
           [&](int64_t n, Sum* value) {
             Lanes<Float, kLanes> x;
-            load(n, &x);
+            scores.load(n, &x);
             if constexpr (kLanes == 1) {
               *value = digit(x, static_cast<int>(lowest));
             } else {
@@ -363,7 +380,7 @@ HD void compute_cells(const HeatmapParams& p, const Grid& grid, const Scale* sca
         grid, member, sums, p.n,
         [&](int64_t n, Sum* value) {
           Lanes<Float, kLanes> x;
-          load(n, &x);
+          scores.load(n, &x);
           for (int lane = 0; lane < kLanes; ++lane) {
             lane_of(*value, lane) =
                 digit(lane_of(x, lane), static_cast<int>(lane_of(lowest, lane)), grid.width, level);
@@ -386,7 +403,7 @@ HD void compute_cells(const HeatmapParams& p, const Grid& grid, const Scale* sca
       grid, member, sums, p.n,
       [&](int64_t n, Sum* value) {
         Lanes<Float, kLanes> x;
-        load(n, &x);
+        scores.load(n, &x);
         for (int lane = 0; lane < kLanes; ++lane)
           lane_of(*value, lane) = is_finite(lane_of(x, lane)) ? 0 : 1;
       },
@@ -453,10 +470,10 @@ HD void expand(const HeatmapParams& p, const Grid& grid, const T* values, char* 
 }
 
 template <typename T, int kLanes>
-HD void group(const HeatmapParams& p, const Grid& grid, const Scale* scales, int64_t k,
-              Member member, const Scratch<T, kLanes>& scratch, bool stream) {
+HD void group(const HeatmapParams& p, const Grid& grid, int64_t k, Member member,
+              const Scratch<T, kLanes>& scratch, bool stream) {
   const int lanes = static_cast<int>(std::min(int64_t{kLanes}, p.k - k));
-  compute_cells<T, kLanes>(p, grid, scales, k, lanes, member, scratch);
+  compute_cells<T, kLanes>(p, grid, k, lanes, member, scratch);
   const int64_t pieces = Pieces<T>(p).per_map * lanes;
   char* maps = p.out + k * p.size[0] * p.size[1] * p.size[2] * int64_t{sizeof(T)};
   const int64_t begin = member.begin(pieces), end = member.end(pieces);
@@ -465,50 +482,43 @@ HD void group(const HeatmapParams& p, const Grid& grid, const Scale* scales, int
   } else {
     expand<T, false>(p, grid, scratch.values.get(), maps, begin, end);
   }
-  member.wait();  // before the values are overwritten
+  if (k + lanes < p.k) member.wait();  // before the values are overwritten
 }
 
 // target_clones does not take templates.
-#define BACKSIGHT_HEATMAP_CLONES(T, Float)                                                       \
-  BACKSIGHT_CLONES void find_ranges_of(const HeatmapParams& p, int64_t begin, int64_t end,       \
-                                       Ranges<Float>& ranges, const T*) {                        \
-    find_ranges<T, Float>(p, begin, end, ranges);                                                \
-  }                                                                                              \
-  BACKSIGHT_CLONES void run_group(const HeatmapParams& p, const Grid& grid, const Scale* scales, \
-                                  int64_t k, Member member, const Scratch<T, 4>& scratch,        \
-                                  bool stream) {                                                 \
-    group<T, 4>(p, grid, scales, k, member, scratch, stream);                                    \
-  }                                                                                              \
-  BACKSIGHT_CLONES void run_group(const HeatmapParams& p, const Grid& grid, const Scale* scales, \
-                                  int64_t k, Member member, const Scratch<T, 1>& scratch,        \
-                                  bool stream) {                                                 \
-    group<T, 1>(p, grid, scales, k, member, scratch, stream);                                    \
+#define BACKSIGHT_HEATMAP_CLONES(T)                                                           \
+  BACKSIGHT_CLONES void run_group(const HeatmapParams& p, const Grid& grid, int64_t k,        \
+                                  Member member, const Scratch<T, 4>& scratch, bool stream) { \
+    group<T, 4>(p, grid, k, member, scratch, stream);                                         \
+  }                                                                                           \
+  BACKSIGHT_CLONES void run_group(const HeatmapParams& p, const Grid& grid, int64_t k,        \
+                                  Member member, const Scratch<T, 1>& scratch, bool stream) { \
+    group<T, 1>(p, grid, k, member, scratch, stream);                                         \
   }
-BACKSIGHT_HEATMAP_CLONES(double, double)
-BACKSIGHT_HEATMAP_CLONES(float, float)
-BACKSIGHT_HEATMAP_CLONES(Half, float)
-BACKSIGHT_HEATMAP_CLONES(BFloat16, float)
+BACKSIGHT_HEATMAP_CLONES(double)
+BACKSIGHT_HEATMAP_CLONES(float)
+BACKSIGHT_HEATMAP_CLONES(Half)
+BACKSIGHT_HEATMAP_CLONES(BFloat16)
 
 template <typename T, int kLanes>
-void run_groups(const HeatmapParams& p, const Grid& grid, const std::vector<Scale>& scales,
-                bool wide, int threads, int64_t bytes) {
+void run_groups(const HeatmapParams& p, const Grid& grid, int threads, int64_t bytes) {
   const int64_t groups = (p.k + kLanes - 1) / kLanes;
   const bool stream = bytes >= kStreamBytes;
   const bool together = groups < 2 * threads;  // else every thread takes whole groups
   std::vector<std::unique_ptr<Scratch<T, kLanes>>> scratch;
   for (int i = 0; i < (together ? 1 : threads); ++i)
-    scratch.push_back(std::make_unique<Scratch<T, kLanes>>(grid.total, wide));
+    scratch.push_back(std::make_unique<Scratch<T, kLanes>>(grid.total));
   if (together) {
     run_team(threads, [&](Member member) {
       for (int64_t g = 0; g < groups; ++g)
-        run_group(p, grid, scales.data(), g * kLanes, member, *scratch[0], stream);
+        run_group(p, grid, g * kLanes, member, *scratch[0], stream);
     });
   } else {
     std::atomic<int64_t> next{0};
     run_team(threads, [&](Member member) {
       for (int64_t g = next++; g < groups; g = next++) {
-        run_group(p, grid, scales.data(), g * kLanes, Member{0, 1},
-                  *scratch[static_cast<size_t>(member.index)], stream);
+        run_group(p, grid, g * kLanes, Member{0, 1}, *scratch[static_cast<size_t>(member.index)],
+                  stream);
       }
     });
   }
@@ -516,41 +526,34 @@ void run_groups(const HeatmapParams& p, const Grid& grid, const std::vector<Scal
 
 template <typename T>
 void run(const HeatmapParams& p, int64_t bytes, int threads) {
-  using Float = decltype(widen(T{}));
   const int workers = std::max(1, usable_threads(threads, bytes + p.n * p.k * 8, threads));
-  Grid grid = make_grid(p, threads);
+  // Threads wait for each other several times here, which only many boxes repay.
+  const int few = p.n >= kManyBoxes ? workers : 1;
+
+  Marks marks;
+  for (size_t axis = 0; axis < kAxes; ++axis) {
+    marks[axis].assign(static_cast<size_t>(p.size[axis]) + 1, 0);
+    marks[axis].front() = marks[axis].back() = 1;
+  }
+  run_team(few, [&](Member member) { mark_edges(p, member.begin(p.n), member.end(p.n), marks); });
+  Grid grid = make_grid(p, marks);
+  grid.corners = std::make_unique<Buffer<int64_t>>(p.n * 2 * grid.half);
+  grid.count = std::make_unique<Buffer<double>>(grid.total);
   {
     const Buffer<uint64_t> sums(grid.total);
-    grid.count = std::make_unique<double[]>(static_cast<size_t>(grid.total));
-    std::vector<int64_t> most(static_cast<size_t>(workers), 0);
-    run_team(workers, [&](Member member) {
-      count_boxes(grid, member, sums.get(), p.n, grid.count.get(),
+    std::vector<int64_t> most(static_cast<size_t>(few), 0);
+    run_team(few, [&](Member member) {
+      place_corners(p, member.begin(p.n), member.end(p.n), grid);
+      member.wait();
+      count_boxes(grid, member, sums.get(), p.n, grid.count->get(),
                   &most[static_cast<size_t>(member.index)]);
     });
     grid.width = digit_width(*std::max_element(most.begin(), most.end()));
-    if (!p.mean) grid.count.reset();
-  }
-  std::vector<Ranges<Float>> ranges(static_cast<size_t>(workers), Ranges<Float>(p.k));
-  run_team(workers, [&](Member member) {
-    find_ranges_of(p, member.begin(p.n), member.end(p.n), ranges[static_cast<size_t>(member.index)],
-                   static_cast<const T*>(nullptr));
-  });
-  std::vector<Scale> scales(static_cast<size_t>(p.k));
-  bool wide = sizeof(Float) == 8;
-  for (size_t k = 0; k < scales.size(); ++k) {
-    auto smallest = ranges[0].smallest[k], largest = ranges[0].largest[k], bad = ranges[0].bad[k];
-    for (const Ranges<Float>& other : ranges) {
-      smallest = std::min(smallest, other.smallest[k]);
-      largest = std::max(largest, other.largest[k]);
-      bad |= other.bad[k];
-    }
-    scales[k] = make_scale<Float>(smallest, largest, bad != 0, grid.width);
-    wide = wide || scales[k].bad || scales[k].levels > 1;
   }
   if (p.k >= 4) {
-    run_groups<T, 4>(p, grid, scales, wide, workers, bytes);
+    run_groups<T, 4>(p, grid, workers, bytes);
   } else {
-    run_groups<T, 1>(p, grid, scales, wide, workers, bytes);
+    run_groups<T, 1>(p, grid, workers, bytes);
   }
 }
 
