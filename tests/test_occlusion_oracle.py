@@ -79,9 +79,9 @@ def assert_drops(
     assert found.shape == drops.shape
     assert found.isfinite().all()
     tolerance = TOLERANCE[dtype]
-    assert (result.base.double().cpu() - base).abs().max() <= tolerance * size
-    scores = result.scores.double().cpu()
-    assert (scores - (base[:, None] - drops)).abs().max() <= tolerance * size
+    assert float((result.base.double().cpu() - base).abs().max()) <= tolerance * size
+    off = result.scores.double().cpu() - (base[:, None] - drops)
+    assert float(off.abs().max()) <= tolerance * size
     counts = {"all": drops.shape[1]} if kinds is None else {k: len(b) for k, b in kinds.items()}
     parts = zip(counts, *(x.split(list(counts.values()), 1) for x in (found, drops)), strict=True)
     for kind, ours, theirs in parts:
