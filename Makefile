@@ -64,6 +64,9 @@ format: $(VENV)/.dev
 
 KERNELS = $(shell find csrc tests -name '*.h' -o -name '*.cuh' -o -name '*.cpp' -o -name '*.cu')
 
+sanitize: $(VENV)/.dev
+	PYTHON=$(BIN)/python bash tests/sanitize.sh
+
 bench: $(VENV)/.dev
 	$(BIN)/python -m pytest bench --benchmark-only --benchmark-columns=median,iqr,rounds $(PYTEST_ARGS)
 
