@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from backsight.graph import (
     CaptureError,
     Graph,
+    Packs,
     capture,
     fold_batch_norms,
     lower,
@@ -49,7 +50,7 @@ def test_folded_and_lowered_replay_equals_model(name: str) -> None:
     images = case.images(count=2).double()
     with torch.no_grad():
         own = model(images)
-        for graph_ in (fold_batch_norms(graph), lower(fold_batch_norms(graph))):
+        for graph_ in (fold_batch_norms(graph), lower(fold_batch_norms(graph), Packs())):
             assert (graph_(images) - own).abs().max() <= 1e-12 * own.abs().max()
     for key, value in model.state_dict().items():
         assert torch.equal(value, before[key])
@@ -61,7 +62,7 @@ def test_lowered_fp32(name: str) -> None:
     images = NETS[name].images(count=2)
     with torch.no_grad():
         own = model(images)
-        assert (lower(fold_batch_norms(graph))(images) - own).abs().max() <= 1e-4 * own.abs().max()
+        assert (lower(fold_batch_norms(graph), Packs())(images) - own).abs().max() <= 1e-4 * own.abs().max()
 
 
 def test_batch_norms_are_folded() -> None:

@@ -5,11 +5,13 @@ from .fields import is_fixed, projective_fields, receptive_field, window_reads
 from .fold import fold_batch_norms
 from .lower import lower
 from .node import Graph, Node, Ref
+from .packs import Packs
 
 __all__ = [
     "CaptureError",
     "Graph",
     "Node",
+    "Packs",
     "Ref",
     "capture",
     "fold_batch_norms",

@@ -9,16 +9,15 @@ import torch
 from torch import Tensor
 
 from . import kinds
-from .node import Graph, Node, Ref
+from .node import Graph, Node, Ref, substitute
+from .packs import Packs
 
-_PACKED_DTYPES = (torch.float32, torch.bfloat16)
 
-
-def lower(graph: Graph) -> Graph:
+def lower(graph: Graph, packs: Packs) -> Graph:
     """`graph` with ReLUs fused into the convolutions in front of them, and convolution weights laid out for the device.
 
     On the CPU, oneDNN gets its own weight layout and applies the ReLU as it writes; elsewhere weights become
-    channels_last. The values are those of the operations one by one.
+    channels_last. The values are those of the operations one by one. `packs` holds the laid-out weights.
     """
     nodes = [replace(n) for n in graph.nodes]
     consumers = graph.consumers()
@@ -34,13 +33,11 @@ def lower(graph: Graph) -> Graph:
     fused = Graph([_redirect(n, to) for n in nodes], graph.input, to[graph.output], graph.axes)
     for node in fused.nodes:
         if isinstance(node.kind, kinds.Convolution) and node.spatial:
-            _lay_out(fused, node)
+            _lay_out(fused, node, packs)
     return fused.without_unused()
 
 
 def _redirect(node: Node, to: dict[int, int]) -> Node:
-    from .node import substitute
-
     return replace(
         node,
         args=substitute(node.args, lambda i: Ref(to[i])),
@@ -49,39 +46,22 @@ def _redirect(node: Node, to: dict[int, int]) -> Node:
     )
 
 
-def _lay_out(graph: Graph, node: Node) -> None:
-    weight = graph.nodes[node.args[1].index].value
-    stride = node.args[3]
-    if weight.ndim < 4:
+def _lay_out(graph: Graph, node: Node, packs: Packs) -> None:
+    constant = graph.nodes[node.args[1].index]
+    if constant.value.ndim < 4:
         return
-    if weight.device.type == "cpu" and weight.dtype in _PACKED_DTYPES and torch.backends.mkldnn.is_available():
-        channels = weight.shape[1] * node.args[6]
-        node.target = _Packed(weight, channels, stride, node.args[5], node.args[6])
-    else:
-        form = torch.channels_last if weight.ndim == 4 else torch.channels_last_3d
-        node.target = _LaidOut(weight.contiguous(memory_format=form))
-
-
-class _LaidOut:
-    """A convolution with its weight in channels_last."""
-
-    def __init__(self, weight: Tensor) -> None:
-        self.weight = weight
-
-    def __call__(self, x: Tensor, weight: Tensor, *rest: Any) -> Tensor:
-        return kinds.Convolution.of(x, self.weight, *rest)
+    form = torch.channels_last if constant.value.ndim == 4 else torch.channels_last_3d
+    constant.value = constant.value.contiguous(memory_format=form)
+    if packs.can_hold(constant.value):
+        node.target = _Packed(constant.value, packs)
 
 
 class _Packed:
-    """A convolution in oneDNN's own weight layout, packed once."""
+    """A convolution in oneDNN's own weight layouts."""
 
-    def __init__(self, weight: Tensor, channels: int, stride: list[int], dilation: list[int], groups: int) -> None:
-        axes = len(stride)
-        # A middling window; the layout hardly depends on it, and oneDNN reorders where it does.
-        size = [16, channels] + [d * (k - 1) + 8 for d, k in zip(dilation, weight.shape[2:], strict=True)]
-        self.weight = torch.ops.mkldnn._reorder_convolution_weight(
-            weight, [0] * axes, stride, dilation, groups, size
-        )
+    def __init__(self, weight: Tensor, packs: Packs) -> None:
+        self.weight = weight
+        self.packs = packs
 
     def __call__(
         self,
@@ -94,9 +74,17 @@ class _Packed:
         groups: int,
         relu: bool = False,
     ) -> Tensor:
-        if isinstance(padding, str):
+        if isinstance(padding, str) or not x.numel():
             return kinds.Convolution.of(x, weight, bias, stride, padding, dilation, groups, relu)
+        shape = list(x.shape)
+        packed = self.packs.get(
+            self.weight,
+            (*shape, *padding, torch.get_num_threads()),
+            lambda: torch.ops.mkldnn._reorder_convolution_weight(
+                self.weight, padding, stride, dilation, groups, shape
+            ),
+        )
         out: Tensor = torch.ops.mkldnn._convolution_pointwise(
-            x, self.weight, bias, padding, stride, dilation, groups, "relu" if relu else "none", [], ""
+            x, packed, bias, padding, stride, dilation, groups, "relu" if relu else "none", [], ""
         )
         return out

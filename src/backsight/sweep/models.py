@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..graph import CaptureError, Graph, capture, fold_batch_norms, lower, refuse_training
+from ..graph import CaptureError, Graph, Packs, capture, fold_batch_norms, lower, refuse_training
 from .plain import scores_of
 
 Model = Callable[[Tensor], Tensor]
@@ -22,10 +22,11 @@ _AGREE = {torch.float64: 1e-9, torch.float32: 1e-3, torch.float16: 2e-2, torch.b
 
 @dataclass
 class Prepared:
-    """A captured graph, or the reason why there is none; and plans made for it."""
+    """A captured graph, or the reason why there is none; its weights laid out; and plans made for it."""
 
     graph: Graph | None
     reason: str | None
+    packs: Packs = field(default_factory=Packs)
     plans: dict[Any, Any] = field(default_factory=dict)
 
 
@@ -68,9 +69,10 @@ def _captured(model: Model, images: Tensor, fresh: bool) -> Prepared:
             for old in [k for k in entries if k[-1] != key[-1]]:
                 del entries[old]
             check_finite(model)
+            packs = Packs()
             try:
                 graph = capture(model, tuple(images.shape[1:]), images.dtype, images.device)
-                entries[key] = Prepared(lower(fold_batch_norms(graph)), None)
+                entries[key] = Prepared(lower(fold_batch_norms(graph), packs), None, packs)
             except CaptureError as error:
                 entries[key] = Prepared(None, str(error))
         return entries[key]

@@ -1,0 +1,58 @@
+"""Convolution weights in the layouts that oneDNN asks for."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+_DTYPES = (torch.float32, torch.bfloat16)
+
+
+class Packs:
+    """Convolution weights in oneDNN's own layouts, the least recently used dropped beyond `limit` bytes.
+
+    Which layout oneDNN wants depends on the shape of the input, in ways of its own; given another one it converts the
+    weight anew at every call, slowly. So a weight is packed for each shape that comes, and one copy of each different
+    layout is kept.
+    """
+
+    def __init__(self) -> None:
+        self.limit = 0
+        self.bytes = 0
+        self._kept: OrderedDict[Any, tuple[Tensor, int]] = OrderedDict()
+        self._layouts: dict[Any, bytes] = {}  # by weight and shape
+        self._lock = threading.Lock()
+
+    @staticmethod
+    def can_hold(weight: Tensor) -> bool:
+        """Whether oneDNN takes packed weights of this device and dtype from this torch."""
+        return weight.device.type == "cpu" and weight.dtype in _DTYPES and _can_pack()
+
+    def get(self, weight: Tensor, shape: Any, pack: Callable[[], Tensor]) -> Tensor:
+        """`weight` in the layout for `shape`; `pack` makes it."""
+        with self._lock:
+            layout = self._layouts.get((id(weight), shape))
+            if layout is not None and (id(weight), layout) in self._kept:
+                self._kept.move_to_end((id(weight), layout))
+                return self._kept[id(weight), layout][0]
+            packed = pack()
+            layout = torch.ops.mkldnn._get_mkldnn_serialized_md(packed).numpy().tobytes()
+            self._layouts[id(weight), shape] = layout
+            if (id(weight), layout) not in self._kept:
+                self._kept[id(weight), layout] = packed, weight.nbytes
+                self.bytes += weight.nbytes
+            while self.bytes > self.limit and self._kept:
+                self.bytes -= self._kept.popitem(last=False)[1][1]
+            return packed
+
+
+@lru_cache(maxsize=1)
+def _can_pack() -> bool:
+    names = ("_convolution_pointwise", "_reorder_convolution_weight", "_get_mkldnn_serialized_md")
+    return torch.backends.mkldnn.is_available() and all(hasattr(torch.ops.mkldnn, n) for n in names)
