@@ -30,6 +30,7 @@ struct Source {
   const char* limit;
 
   Source(const View& v, int64_t size) : view(v), element_size(size), limit(v.data) {
+    if (v.n * v.c * v.size[0] * v.size[1] * v.size[2] == 0) return;  // data may be null
     int64_t last = (v.n - 1) * v.stride_n + (v.c - 1) * v.stride_c;
     for (int axis = 0; axis < kAxes; ++axis) last += (v.size[axis] - 1) * v.stride[axis];
     limit += (last + 1) * element_size;
