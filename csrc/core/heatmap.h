@@ -192,21 +192,29 @@ HD int unit_of(const Scale& scale) {
   return scale.lowest - Format<Float>::kBias;
 }
 
-// Box n clipped to the map; false if nothing is left of it. Axes that `boxes` does not have are
-// in front, of size 1.
+// Box n clipped to the map; false if nothing is left of it. The axes that a map of kDims does not
+// have are in front, of size 1.
+template <int kDims>
 HD bool clip_box(const HeatmapParams& p, int64_t n, int64_t* lo, int64_t* hi) {
   bool full = true;
-  const int64_t* box = p.boxes + n * 2 * p.dims;
+  const int64_t* box = p.boxes + n * 2 * kDims;
   for (int axis = 0; axis < kAxes; ++axis) {
-    const int column = axis - (kAxes - p.dims);
+    const int column = axis - (kAxes - kDims);
+    lo[axis] = 0;
+    hi[axis] = 1;
+    if (column < 0) continue;
     const int64_t size = p.size[axis];
-    lo[axis] = column < 0 ? 0 : box[column];
-    hi[axis] = column < 0 ? size : box[p.dims + column];
-    if (lo[axis] < 0) lo[axis] = 0;
-    if (hi[axis] > size) hi[axis] = size;
+    lo[axis] = box[column] < 0 ? 0 : box[column];
+    hi[axis] = box[kDims + column] > size ? size : box[kDims + column];
     full = full && lo[axis] < hi[axis];
   }
   return full;
+}
+
+HD bool clip_box(const HeatmapParams& p, int64_t n, int64_t* lo, int64_t* hi) {
+  if (p.dims == 1) return clip_box<1>(p, n, lo, hi);
+  if (p.dims == 2) return clip_box<2>(p, n, lo, hi);
+  return clip_box<3>(p, n, lo, hi);
 }
 
 // The corners of the difference array of a box over a grid of `cells` cells, where the box covers

@@ -20,7 +20,7 @@ namespace {
 using namespace heatmap;
 
 constexpr int64_t kRowBytes = 8192;  // rows of the output are built in pieces of at most this
-constexpr int64_t kManyBoxes = 1 << 16;
+constexpr int64_t kManyBoxes = 1 << 14;
 
 // Rows are built in steps of 32 bytes and may be overrun by one.
 template <typename T>
@@ -77,11 +77,12 @@ void run_team(int threads, const Work& work) {
 // Where edges lie on each axis; threads may mark at the same time.
 using Marks = std::array<std::vector<char>, kAxes>;
 
+template <int kDims>
 void mark_edges(const HeatmapParams& p, int64_t begin, int64_t end, Marks& marks) {
   for (int64_t n = begin; n < end; ++n) {
     int64_t lo[kAxes], hi[kAxes];
-    if (!clip_box(p, n, lo, hi)) continue;
-    for (size_t axis = 0; axis < kAxes; ++axis) {
+    if (!clip_box<kDims>(p, n, lo, hi)) continue;
+    for (size_t axis = kAxes - kDims; axis < kAxes; ++axis) {
       __atomic_store_n(&marks[axis][static_cast<size_t>(lo[axis])], 1, __ATOMIC_RELAXED);
       __atomic_store_n(&marks[axis][static_cast<size_t>(hi[axis])], 1, __ATOMIC_RELAXED);
     }
@@ -115,11 +116,11 @@ void place_corners(const HeatmapParams& p, int64_t begin, int64_t end, const Gri
     int64_t* added = grid.corners->get() + n * kCorners;
     int64_t* taken = added + kCorners / 2;
     int64_t lo[kAxes], hi[kAxes];
-    if (!clip_box(p, n, lo, hi)) {
+    if (!clip_box<kDims>(p, n, lo, hi)) {
       std::fill(added, added + kCorners, int64_t{-1});
       continue;
     }
-    for (int axis = 0; axis < kAxes; ++axis) {
+    for (int axis = kAxes - kDims; axis < kAxes; ++axis) {
       lo[axis] = grid.segment[axis][static_cast<size_t>(lo[axis])];
       hi[axis] = grid.segment[axis][static_cast<size_t>(hi[axis])];
     }
@@ -131,12 +132,12 @@ void place_corners(const HeatmapParams& p, int64_t begin, int64_t end, const Gri
   }
 }
 
-void place_corners(const HeatmapParams& p, int64_t begin, int64_t end, const Grid& grid) {
-  switch (p.dims) {
-    case 1: return place_corners<1>(p, begin, end, grid);
-    case 2: return place_corners<2>(p, begin, end, grid);
-    default: return place_corners<3>(p, begin, end, grid);
-  }
+// Calls run(dims) with the number of axes as a constant.
+template <typename Run>
+void with_dims(int dims, const Run& run) {
+  if (dims == 1) return run(std::integral_constant<int, 1>{});
+  if (dims == 2) return run(std::integral_constant<int, 2>{});
+  run(std::integral_constant<int, 3>{});
 }
 
 // kLanes numbers of one cell, of as many outputs; GCC turns arithmetic on them into SIMD.
@@ -535,7 +536,10 @@ void run(const HeatmapParams& p, int64_t bytes, int threads) {
     marks[axis].assign(static_cast<size_t>(p.size[axis]) + 1, 0);
     marks[axis].front() = marks[axis].back() = 1;
   }
-  run_team(few, [&](Member member) { mark_edges(p, member.begin(p.n), member.end(p.n), marks); });
+  run_team(few, [&](Member member) {
+    with_dims(p.dims,
+              [&](auto dims) { mark_edges<dims()>(p, member.begin(p.n), member.end(p.n), marks); });
+  });
   Grid grid = make_grid(p, marks);
   grid.corners = std::make_unique<Buffer<int64_t>>(p.n * 2 * grid.half);
   grid.count = std::make_unique<Buffer<double>>(grid.total);
@@ -543,7 +547,9 @@ void run(const HeatmapParams& p, int64_t bytes, int threads) {
     const Buffer<uint64_t> sums(grid.total);
     std::vector<int64_t> most(static_cast<size_t>(few), 0);
     run_team(few, [&](Member member) {
-      place_corners(p, member.begin(p.n), member.end(p.n), grid);
+      with_dims(p.dims, [&](auto dims) {
+        place_corners<dims()>(p, member.begin(p.n), member.end(p.n), grid);
+      });
       member.wait();
       count_boxes(grid, member, sums.get(), p.n, grid.count->get(),
                   &most[static_cast<size_t>(member.index)]);
