@@ -115,7 +115,7 @@ def _plan(
     budget = MEMORY if memory is None else memory
     if not isinstance(budget, int) or budget <= 0:
         raise ValueError(f"expected memory to be a positive number of bytes, got {memory!r}")
-    prepared, outputs = prepare(model, images)
+    prepared = prepare(model, images)
     key = (positions.boxes.numpy().tobytes(), positions.shape, len(images), budget, torch.get_num_threads())
     if key not in prepared.plans:
         if prepared.graph is None:
@@ -123,7 +123,7 @@ def _plan(
                 positions,
                 len(images),
                 tuple(images.shape[1:]),
-                outputs,
+                prepared.outputs,
                 images.dtype,
                 images.device,
                 budget,

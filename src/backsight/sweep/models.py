@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..graph import CaptureError, Graph, Packs, capture, fold_batch_norms, lower, refuse_training
-from .plain import scores_of
+from .plain import check_scores, scores_of
 
 Model = Callable[[Tensor], Tensor]
 
@@ -26,6 +26,7 @@ class Prepared:
 
     graph: Graph | None
     reason: str | None
+    outputs: int
     packs: Packs = field(default_factory=Packs)
     plans: dict[Any, Any] = field(default_factory=dict)
 
@@ -34,22 +35,37 @@ _known: weakref.WeakKeyDictionary[Any, dict[Any, Prepared]] = weakref.WeakKeyDic
 _lock = threading.RLock()
 
 
-def prepare(model: Model, images: Tensor) -> tuple[Prepared, int]:
+def prepare(model: Model, images: Tensor) -> Prepared:
     """Capture `model` for images of this shape, dtype and device, unless that was done and nothing has changed.
 
-    Returns what was prepared and the number of outputs. The graph's output for the first image is compared with the
-    model's own each time: a model that is not what was captured runs plainly.
+    What was captured is compared with the model's own output for the first image: a model that it does not reproduce
+    runs plainly.
     """
     check_fit(model, images)
-    prepared = _captured(model, images, fresh=False)
+    key = (tuple(images.shape[1:]), images.dtype, str(images.device), _fingerprint(model))
+    with _lock:
+        entries = _known.setdefault(model, {})
+        if key not in entries:
+            check_finite(model)
+            # Another fingerprint means that the weights have changed: what was captured before is of no use.
+            for old in [k for k in entries if k[-1] != key[-1]]:
+                del entries[old]
+            entries[key] = _captured(model, images)
+        return entries[key]
+
+
+def _captured(model: Model, images: Tensor) -> Prepared:
+    packs = Packs()
+    try:
+        graph = capture(model, tuple(images.shape[1:]), images.dtype, images.device)
+        graph = lower(fold_batch_norms(graph), packs)
+    except CaptureError as error:
+        return Prepared(None, str(error), scores_of(model(images[:1]), 1).shape[1])
     own = scores_of(model(images[:1]), 1)
-    if not bool(torch.isfinite(own).all()):
-        raise ValueError("expected finite scores for the unoccluded image, got NaN or infinity")
-    if prepared.graph is not None and not _agrees(prepared.graph, images, own):
-        prepared = _captured(model, images, fresh=True)
-        if prepared.graph is not None and not _agrees(prepared.graph, images, own):
-            prepared.graph, prepared.reason = None, "the captured graph does not compute what the model does"
-    return prepared, own.shape[1]
+    check_scores(own)
+    if not _agrees(graph, images, own):
+        return Prepared(None, "the captured graph does not compute what the model does", own.shape[1])
+    return Prepared(graph, None, own.shape[1], packs)
 
 
 def _agrees(graph: Graph, images: Tensor, own: Tensor) -> bool:
@@ -60,30 +76,28 @@ def _agrees(graph: Graph, images: Tensor, own: Tensor) -> bool:
     return bool((replayed - own).abs().max() <= _AGREE[images.dtype] * scale)
 
 
-def _captured(model: Model, images: Tensor, fresh: bool) -> Prepared:
-    key = (tuple(images.shape[1:]), images.dtype, str(images.device), _fingerprint(model))
-    with _lock:
-        entries = _known.setdefault(model, {})
-        if fresh or key not in entries:
-            # Another fingerprint means that the weights have changed: what was captured before is of no use.
-            for old in [k for k in entries if k[-1] != key[-1]]:
-                del entries[old]
-            check_finite(model)
-            packs = Packs()
-            try:
-                graph = capture(model, tuple(images.shape[1:]), images.dtype, images.device)
-                entries[key] = Prepared(lower(fold_batch_norms(graph), packs), None, packs)
-            except CaptureError as error:
-                entries[key] = Prepared(None, str(error))
-        return entries[key]
-
-
 def _fingerprint(model: Model) -> Any:
-    """Changes when a parameter, a buffer or a mode of the model does."""
+    """Changes when a parameter, a buffer, a mode, a hook or a plain attribute of the model does."""
     if not isinstance(model, nn.Module):
         return None
     tensors = [*model.parameters(), *model.buffers()]
-    return tuple((id(t), t.data_ptr(), t._version) for t in tensors), tuple(m.training for m in model.modules())
+    plain = (bool, int, float, str, tuple)
+    return (
+        tuple((id(t), t.data_ptr(), t._version) for t in tensors),
+        tuple(
+            tuple((k, v) for k, v in vars(m).items() if isinstance(v, plain) and _hashable(v))
+            + tuple((k, *map(id, v.values())) for k, v in vars(m).items() if k.endswith("_hooks") and v)
+            for m in model.modules()
+        ),
+    )
+
+
+def _hashable(value: object) -> bool:
+    try:
+        hash(value)
+    except TypeError:
+        return False
+    return True
 
 
 def check_fit(model: Model, images: Tensor) -> None:

@@ -27,6 +27,7 @@ def run_plain(
     boxes = boxes.to(device)
     baseline = baseline.expand_as(images)
     base = torch.cat([scores_of(model(image[None]), 1) for image in images]).double()
+    check_scores(base)
     changes = torch.zeros(len(images), len(boxes), plan.outputs, dtype=torch.float64, device=device)
     for i, image in enumerate(images):
         for first in range(0, len(boxes), plan.batch):
@@ -43,3 +44,8 @@ def scores_of(output: object, batch: int) -> Tensor:
         came = f"{tuple(output.shape)}" if isinstance(output, Tensor) else type(output).__name__
         raise ValueError(f"expected the model to return a tensor of shape ({batch}, ...), got {came}")
     return output.detach().reshape(batch, -1)
+
+
+def check_scores(scores: Tensor) -> None:
+    if not bool(torch.isfinite(scores).all()):
+        raise ValueError("expected finite scores for the unoccluded images, got NaN or infinity")

@@ -15,6 +15,7 @@ from ..graph import Graph
 from ..graph.fields import Cells as Ints
 from ..graph.kinds import Constant, Size, Where
 from ..maps import Box, Maps, Tile, WholeMaps, hull, splice_base
+from .plain import check_scores
 from .plan import NULLS, Group, Head, Plan, Step, Window
 
 #: Called with the number of positions (times images) just done.
@@ -52,6 +53,7 @@ def run_windows(
         contents = baseline.expand_as(images)[first : first + plan.chunk]
         maps = provider(plan.graph, some, plan.keep)
         base = maps.value(plan.graph.output).double().reshape(len(some), -1)
+        check_scores(base)
         results.append((*Sweep(plan, maps, some, contents).run(progress), base))
     changes, nulls, bases = zip(*results, strict=True)
     return torch.cat(changes), torch.cat(nulls), torch.cat(bases)
