@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
@@ -23,10 +25,10 @@ def reads(rule: AxisRule) -> np.ndarray:
     return table
 
 
-def gradient(operation: object, size_in: int) -> np.ndarray:
+def gradient(operation: Callable[[torch.Tensor], torch.Tensor], size_in: int) -> np.ndarray:
     """(size_out, size_in) bool: which inputs each output depends on, from autograd."""
     x = torch.zeros(1, 1, size_in, dtype=torch.float64)
-    jacobian = torch.autograd.functional.jacobian(lambda x: operation(x)[0, 0], x)  # type: ignore[operator]
+    jacobian = torch.autograd.functional.jacobian(lambda x: operation(x)[0, 0], x)
     return (jacobian[:, 0, 0] != 0).numpy()
 
 
@@ -44,9 +46,7 @@ def test_sliding_is_what_conv1d_reads(
     reach = (kernel - 1) * dilation + 1
     assume(size + 2 * padding >= reach)
     weight = torch.ones(1, 1, kernel, dtype=torch.float64)
-    true = gradient(
-        lambda x: F.conv1d(x, weight, None, stride, padding, dilation), size
-    )
+    true = gradient(lambda x: F.conv1d(x, weight, None, stride, padding, dilation), size)
     rule = Sliding(size, len(true), kernel, stride, padding, dilation)
     table = reads(rule)
     assert (table >= true).all()  # holes of a dilated kernel count as read
@@ -73,7 +73,9 @@ def test_simple_rules(rule: AxisRule) -> None:
 
 
 def check_forward(rule: AxisRule, table: np.ndarray) -> None:
-    """`forward` is the tightest interval of outputs that read any changed input, for all intervals at once too."""
+    """`forward` is the tightest interval of outputs that read any changed input, for all intervals
+    at once too.
+    """
     pairs = [(s, e) for s in range(rule.size_in) for e in range(s + 1, rule.size_in + 1)]
     start, stop = rule.forward(*np.array(pairs).T)
     for (s, e), first, last in zip(pairs, start, stop, strict=True):

@@ -62,7 +62,9 @@ def test_lowered_fp32(name: str) -> None:
     images = NETS[name].images(count=2)
     with torch.no_grad():
         own = model(images)
-        assert (lower(fold_batch_norms(graph), Packs())(images) - own).abs().max() <= 1e-4 * own.abs().max()
+        assert (
+            lower(fold_batch_norms(graph), Packs())(images) - own
+        ).abs().max() <= 1e-4 * own.abs().max()
 
 
 def test_batch_norms_are_folded() -> None:
@@ -111,9 +113,13 @@ def test_receptive_field_of_resnet34() -> None:
     assert field_of(model, "add", -1) == 899
 
 
-@pytest.mark.parametrize("name", ["resnet18", "squeezenet1_1", "inception_block", "densenet", "conv1d", "conv3d"])
+@pytest.mark.parametrize(
+    "name", ["resnet18", "squeezenet1_1", "inception_block", "densenet", "conv1d", "conv3d"]
+)
 def test_projective_field_is_what_changes(name: str) -> None:
-    """What a changed pixel moves lies inside the projective field, and touches its every side somewhere."""
+    """What a changed pixel moves lies inside the projective field, and touches its every side
+    somewhere.
+    """
     graph, _ = captured(name, torch.float64)
     case = NETS[name]
     maps = [n.index for n in graph.nodes if n.spatial]
@@ -138,7 +144,7 @@ def test_projective_field_is_what_changes(name: str) -> None:
 def test_training_mode_is_refused() -> None:
     for module in (nn.BatchNorm2d(3), nn.Dropout(0.5), nn.Dropout2d(0.1)):
         model = nn.Sequential(module, nn.Flatten()).train()
-        with pytest.raises(ValueError, match="evaluation mode.*call model.eval"):
+        with pytest.raises(ValueError, match=r"evaluation mode.*call model\.eval"):
             capture(model, (3, 8, 8), torch.float32, CPU)
 
 

@@ -24,13 +24,18 @@ def test_tiles_are_parts_of_whole_maps(name: str) -> None:
         whole, tiled = WholeMaps(graph, images, maps), TiledMaps(graph, images, maps)
         for share in ((0.0, 0.3), (0.4, 0.7), (0.8, 1.2), (-0.3, 1.3)):
             boxes: dict[int, Box] = {
-                i: tuple((int(share[0] * n), max(int(share[1] * n), int(share[0] * n) + 1)) for n in graph.nodes[i].extent)
+                i: tuple(
+                    (int(share[0] * n), max(int(share[1] * n), int(share[0] * n) + 1))
+                    for n in graph.nodes[i].extent
+                )
                 for i in maps
             }
             tiled.prepare(lambda boxes=boxes: boxes)
             for i, box in boxes.items():
                 extent = graph.nodes[i].extent
-                inside = tuple((max(s, 0), min(e, n)) for (s, e), n in zip(box, extent, strict=True))
+                inside = tuple(
+                    (max(s, 0), min(e, n)) for (s, e), n in zip(box, extent, strict=True)
+                )
                 a, b = cut(whole.read(i), inside).data, cut(tiled.read(i), inside).data
                 assert a.numel()
                 assert (a - b).abs().max() <= 1e-12 * whole.read(i).data.abs().max()

@@ -53,7 +53,7 @@ def test_tiles_give_the_drops_of_whole_maps(name: str, monkeypatch: pytest.Monke
 
 
 def test_linear_model_drop_is_a_box_sum() -> None:
-    """drop = Σ over the box of w·(x − b), to the last digits of fp64, from an fp32 model too."""
+    """drop = Σ over the box of w·(x - b), to the last digits of fp64, from an fp32 model too."""
     case = NETS["linear"]
     model, images = built("linear"), case.images(count=2)
     result = backsight.occlusion(model, images, window=(7, 5), stride=(6, 9), baseline=0.3)
@@ -147,8 +147,14 @@ def test_several_threads_at_once() -> None:
 
 @pytest.mark.parametrize("edge", ["clip", "inside", "drop", "overhang"])
 def test_grids_are_the_oracle_s(edge: str) -> None:
-    for size, window, stride in (((33, 20), (5, 7), (4, 3)), ((9,), (9,), (2,)), ((4, 5, 6), (2, 2, 3), (3, 1, 2))):
-        assert torch.equal(grid(size, window, stride, edge).boxes, oracle_grid(size, window, stride, edge))
+    for size, window, stride in (
+        ((33, 20), (5, 7), (4, 3)),
+        ((9,), (9,), (2,)),
+        ((4, 5, 6), (2, 2, 3), (3, 1, 2)),
+    ):
+        assert torch.equal(
+            grid(size, window, stride, edge).boxes, oracle_grid(size, window, stride, edge)
+        )
 
 
 def test_a_stride_beyond_the_window_leaves_gaps_of_zero() -> None:
@@ -244,7 +250,10 @@ def state(model: nn.Module) -> Any:
     return (
         [m.training for m in model.modules()],
         [(n, id(p), p.requires_grad, p._version) for n, p in model.named_parameters()],
-        [len(m._forward_hooks) + len(m._forward_pre_hooks) + len(m._backward_hooks) for m in model.modules()],
+        [
+            len(m._forward_hooks) + len(m._forward_pre_hooks) + len(m._backward_hooks)
+            for m in model.modules()
+        ],
         torch.is_grad_enabled(),
         torch.get_num_threads(),
     )
@@ -267,7 +276,11 @@ def test_nothing_is_left_behind() -> None:
 
 
 def refusal(**changes: Any) -> str:
-    arguments: dict[str, Any] = {"model": built("resnet18"), "images": NETS["resnet18"].images(), "window": 8} | changes
+    arguments: dict[str, Any] = {
+        "model": built("resnet18"),
+        "images": NETS["resnet18"].images(),
+        "window": 8,
+    } | changes
     with pytest.raises(ValueError) as caught:  # noqa: PT011  (each caller matches the sentence)
         backsight.occlusion(arguments.pop("model"), arguments.pop("images"), **arguments)
     return str(caught.value)
@@ -291,7 +304,9 @@ def test_refusals() -> None:
     assert "finite images" in refusal(images=images.clone().fill_(float("inf")))
     assert "one of clip, inside, drop, overhang, got 'wrap'" in refusal(edge="wrap")
     assert "model's dtype (torch.float32), got torch.float64" in refusal(images=images.double())
-    assert "on one device" in refusal(images=images, model=copy.deepcopy(built("resnet18")).to("meta"))
+    assert "on one device" in refusal(
+        images=images, model=copy.deepcopy(built("resnet18")).to("meta")
+    )
     assert "positive number of bytes, got 0" in refusal(memory=0)
     assert "baseline" in refusal(baseline="purple")
     assert "(1, 3, 65, 49)" in refusal(baseline=torch.zeros(5, 5))
@@ -299,7 +314,9 @@ def test_refusals() -> None:
     assert "shape (positions, 4)" in refusal(window=None, boxes=[[0, 1]])
     assert "got [70, 0, 80, 5] at 1" in refusal(window=None, boxes=[[0, 0, 5, 5], [70, 0, 80, 5]])
     training = copy.deepcopy(built("resnet18")).train()
-    assert "BatchNorm2d in training mode at 'bn1': call model.eval() first" in refusal(model=training)
+    assert "BatchNorm2d in training mode at 'bn1': call model.eval() first" in refusal(
+        model=training
+    )
     broken = copy.deepcopy(built("resnet18"))
     with torch.no_grad():
         next(iter(broken.parameters())).view(-1)[3] = float("nan")
@@ -327,7 +344,9 @@ def test_training_mode_dropout_without_capture_is_refused() -> None:
 
 
 def test_one_pixel_image() -> None:
-    model = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+    )
     images = torch.full((1, 3, 1, 1), 2.0)
     result = backsight.occlusion(model, images, window=1)
     _, truth = oracle(model, images, result.boxes, 0.0)

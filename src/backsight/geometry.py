@@ -1,8 +1,9 @@
 """Window algebra: which interval of one axis maps to which, in plain integers.
 
-Every rule describes one axis of one operation that reads `size_in` cells and writes `size_out`. Intervals are
-half-open and in global coordinates. Ints and integer numpy arrays (many intervals at once) both work, so that one
-formula serves a single receptive field and a hundred thousand occlusions.
+Every rule describes one axis of one operation that reads `size_in` cells and writes `size_out`.
+Intervals are half-open and in global coordinates. Ints and integer numpy arrays (many intervals at
+once) both work, so that one formula serves a single receptive field and a hundred thousand
+occlusions.
 """
 
 from __future__ import annotations
@@ -28,16 +29,22 @@ class AxisRule(Protocol):
     def size_out(self) -> int: ...
 
     def forward(self, start: Cells, stop: Cells) -> Interval:
-        """Outputs that read any input of [start, stop), clipped to the output; may be empty (stop <= start)."""
+        """Outputs that read any input of [start, stop), clipped to the output; may be empty (stop
+        <= start).
+        """
 
     def backward(self, start: Cells, stop: Cells) -> Interval:
-        """Inputs that the outputs [start, stop) read, *not* clipped: cells beyond the input are padding."""
+        """Inputs that the outputs [start, stop) read, *not* clipped: cells beyond the input are
+        padding.
+        """
 
     def span(self, size: int) -> int:
         """The most input cells that any `size` neighbouring outputs read."""
 
     def origin(self, start: Cells, size: int) -> Cells:
-        """Where to begin reading `span(size)` input cells so that the outputs [start, start + size) have theirs."""
+        """Where to begin reading `span(size)` input cells so that the outputs [start, start + size)
+        have theirs.
+        """
 
 
 @dataclass(frozen=True)
@@ -65,10 +72,11 @@ class Identity:
 
 @dataclass(frozen=True)
 class Sliding:
-    """Output cell o reads inputs o·stride − padding + j·dilation for j < kernel (convolutions and pools).
+    """Output cell o reads inputs o·stride - padding + j·dilation for j < kernel (convolutions and
+    pools).
 
-    `padding` is what stands before the first cell; what follows the last one is implied by `size_out`, so that
-    `same` padding of even kernels and ceil_mode need nothing of their own.
+    `padding` is what stands before the first cell; what follows the last one is implied by
+    `size_out`, so that `same` padding of even kernels and ceil_mode need nothing of their own.
     """
 
     size_in: int
@@ -103,7 +111,9 @@ class Sliding:
 
 @dataclass(frozen=True)
 class Adaptive:
-    """Output cell o reads inputs [⌊o·in/out⌋, ⌈(o+1)·in/out⌉): adaptive pooling, sizes that do not divide included."""
+    """Output cell o reads inputs [⌊o·in/out⌋, ⌈(o+1)·in/out⌉): adaptive pooling, sizes that do not
+    divide included.
+    """
 
     size_in: int
     size_out: int
@@ -139,7 +149,9 @@ class Adaptive:
 
 @dataclass(frozen=True)
 class Whole:
-    """Every output cell reads every input cell (global pools, broadcast inputs, operations without a window rule)."""
+    """Every output cell reads every input cell (global pools, broadcast inputs, operations without
+    a window rule).
+    """
 
     size_in: int
     size_out: int
@@ -161,7 +173,9 @@ Rules = tuple[AxisRule, ...]
 
 
 def hull(intervals: Sequence[Interval]) -> Interval:
-    """The smallest interval that holds all; empty ones (stop <= start) do not count unless all are empty."""
+    """The smallest interval that holds all; empty ones (stop <= start) do not count unless all are
+    empty.
+    """
     start, stop = intervals[0]
     for s, e in intervals[1:]:
         here, there = stop > start, e > s
@@ -175,7 +189,9 @@ def hull(intervals: Sequence[Interval]) -> Interval:
 
 @dataclass(frozen=True)
 class Field:
-    """The receptive field along one axis: unit u of a layer sees inputs [u·stride + offset, … + size)."""
+    """The receptive field along one axis: unit u of a layer sees inputs [u·stride + offset, … +
+    size).
+    """
 
     size: int
     stride: int

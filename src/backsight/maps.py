@@ -1,7 +1,8 @@
 """Where activations live: one way to read them, whole maps or tiles.
 
-A window is read through `Maps.read`, which gives a `Tile`: a tensor with the global coordinates of its first cell.
-Whether the tile is the whole map or was computed for the purpose makes no difference to who reads.
+A window is read through `Maps.read`, which gives a `Tile`: a tensor with the global coordinates of
+its first cell. Whether the tile is the whole map or was computed for the purpose makes no
+difference to who reads.
 """
 
 from __future__ import annotations
@@ -25,7 +26,9 @@ Box = tuple[tuple[int, int], ...]
 
 @dataclass(frozen=True)
 class Tile:
-    """A part of a map: data (images, channels, *tile size), the global origin `at`, the whole map's size `extent`."""
+    """A part of a map: data (images, channels, *tile size), the global origin `at`, the whole map's
+    size `extent`.
+    """
 
     data: Tensor
     at: tuple[int, ...]
@@ -39,7 +42,9 @@ class Maps(Protocol):
         """Announce what will be read next: for each node, a box that holds all of it."""
 
     def read(self, node: int) -> Tile:
-        """A tile of map `node` for all images that holds what was announced, as far as that lies inside the map."""
+        """A tile of map `node` for all images that holds what was announced, as far as that lies
+        inside the map.
+        """
 
     def value(self, node: int) -> Any:
         """The whole value of a node: a map, or a value that is no map."""
@@ -57,7 +62,8 @@ class WholeMaps:
 
     def __init__(self, graph: Graph, images: Tensor, keep: Sequence[int]) -> None:
         self.graph = graph
-        # One image at a time: what an image's maps hold must not depend on its neighbours in the batch.
+        # One image at a time: what an image's maps hold must not depend on its neighbours in the
+        # batch.
         parts = [graph.replay(image[None], keep) for image in images]
         self.values = {
             i: torch.cat([p[i] for p in parts]) if len(parts) > 1 else parts[0][i]
@@ -76,7 +82,8 @@ class WholeMaps:
 
 
 class TiledMaps:
-    """Computes tiles when they are announced, each with the halo that the layers below need, and keeps nothing else.
+    """Computes tiles when they are announced, each with the halo that the layers below need, and
+    keeps nothing else.
 
     What is no map (the values after a flatten or a global pool) is computed once and kept.
     """
@@ -104,7 +111,9 @@ class TiledMaps:
         return self.flat[node]
 
     def _run(self, wanted: Mapping[int, Box | None]) -> dict[int, Tile]:
-        """Tiles of the wanted boxes, through one pass over the graph; None asks for a value that is no map."""
+        """Tiles of the wanted boxes, through one pass over the graph; None asks for a value that is
+        no map.
+        """
         nodes = self.graph.nodes
         needed = dict(wanted)
         last: dict[int, int] = {}

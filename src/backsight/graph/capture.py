@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from . import kinds
+from .aten import Call, bind, entry, is_random, operation
 from .kinds import Kind
 from .node import Graph, Node, Ref, references, substitute
 
@@ -28,9 +29,10 @@ def capture(
     """Capture `model` for images of `shape` (channels, *spatial), for any batch size.
 
     Raises:
-        ValueError: a batch norm or a dropout of the model is in training mode: its output for an image then depends
-            on the batch or on chance.
-        CaptureError: torch.export cannot capture the model, or what it captured is no function of one image tensor.
+        ValueError: a batch norm or a dropout of the model is in training mode: its output for an
+            image then depends on the batch or on chance.
+        CaptureError: torch.export cannot capture the model, or what it captured is no function of
+        one image tensor.
     """
     module = model if isinstance(model, nn.Module) else _Function(model)
     # Two samples: a batch of one would be baked into views.
@@ -42,7 +44,8 @@ def capture(
                 module, (example,), dynamic_shapes=(({0: torch.export.Dim.DYNAMIC},)), strict=False
             )
             if _writes_through_views(exported.graph):
-                # An empty table: in-place operations become functional ones, and everything else stays as it is.
+                # An empty table: in-place operations become functional ones, and everything else
+                # stays as it is.
                 exported = exported.run_decompositions({})
     except Exception as error:
         raise CaptureError(_first_line(error)) from error
@@ -72,15 +75,6 @@ def _first_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {lines[0] if lines else 'no message'}"[:200]
 
 
-def _overload(target: Any) -> str:
-    """ "relu" for aten.relu.default and aten.relu_.default; the target's own name for Python functions."""
-    schema = getattr(target, "_schema", None)
-    if schema is None or not schema.name.startswith("aten::"):
-        return str(target)
-    name: str = schema.name.removeprefix("aten::")
-    return name
-
-
 def _written(fx: Any) -> Any:
     """The fx node that an in-place operation writes to, or None."""
     schema = getattr(fx.target, "_schema", None)
@@ -93,9 +87,11 @@ def _written(fx: Any) -> Any:
 
 
 def _writes_through_views(graph: Any) -> bool:
-    """Whether an in-place operation changes a value that is also read under another name (a view of it).
+    """Whether an in-place operation changes a value that is also read under another name (a view of
+    it).
 
-    The rest is turned into functional operations here, which takes no time; export's own pass takes seconds.
+    The rest is turned into functional operations here, which takes no time; export's own pass takes
+    seconds.
     """
     order = {fx: i for i, fx in enumerate(graph.nodes)}
     root: dict[Any, Any] = {fx: fx for fx in graph.nodes}
@@ -219,21 +215,19 @@ class _Builder:
         args = self._refs(fx.args)
         kwargs = self._refs(fx.kwargs)
         inputs = tuple(references((args, kwargs)))
-        name = _overload(fx.target)
+        name = operation(fx.target)
         if isinstance(fx.meta.get("val"), torch.SymInt | torch.SymFloat | torch.SymBool):
             self._add(fx, kinds.SIZE, target=fx.target, args=args, kwargs=kwargs, inputs=inputs)
             return
-        if all(isinstance(self.nodes[i].kind, kinds.Constant) for i in inputs) and isinstance(
-            fx.meta.get("val"), Tensor
-        ):
-            if inputs or not _random(fx.target):
-                with torch.no_grad():
-                    self._constant(
-                        fx, fx.target(*_values(args, self.nodes), **_values(kwargs, self.nodes))
-                    )
-                return
+        fixed = all(isinstance(self.nodes[i].kind, kinds.Constant) for i in inputs)
+        if fixed and isinstance(fx.meta.get("val"), Tensor) and not is_random(fx.target):
+            with torch.no_grad():
+                value = fx.target(*_values(args, self.nodes), **_values(kwargs, self.nodes))
+            self._constant(fx, value)
+            return
         self._refuse(fx, name, args)
-        kind, target, args, kwargs = self._entry(fx, name, args, kwargs)
+        call = Call(name, fx.target, args, kwargs, self.nodes, self.axes)
+        kind, target, args, kwargs = entry(call)
         inputs = tuple(references((args, kwargs)))
         node = self.nodes[
             self._add(
@@ -265,12 +259,14 @@ class _Builder:
             refuse_training(module, "a batch norm")
         if "dropout" in name and len(args) > 2 and args[1] and args[2] is True:
             refuse_training(module, "a dropout")
-        bound = _bind(fx.target, args, {})
-        if _random(fx.target) and "dropout" not in name and bound.get("dropout_p", 1.0) != 0.0:
+        bound = bind(fx.target, args, {})
+        if is_random(fx.target) and "dropout" not in name and bound.get("dropout_p", 1.0) != 0.0:
             raise CaptureError(f"the model draws random numbers ({name})")
 
     def _on_maps(self, node: Node) -> bool:
-        """Whether a window rule may be applied: a map comes out, and what goes in is maps and constants."""
+        """Whether a window rule may be applied: a map comes out, and what goes in is maps and
+        constants.
+        """
         return node.spatial and all(
             self.nodes[i].spatial or self._broadcasts(i, node) for i in node.inputs
         )
@@ -291,202 +287,6 @@ class _Builder:
             node.kind, kinds.Flat | kinds.Linear | kinds.Pointwise | kinds.GlobalMean
         ) or (not node.spatial and isinstance(node.kind, kinds.Join))
 
-    # ------------------------------------------------------------------ the table's entries from ATen's arguments
-
-    def _entry(
-        self, fx: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[Kind, Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
-        target = fx.target
-        source = self.nodes[args[0].index] if args and isinstance(args[0], Ref) else None
-        same = (target, args, kwargs)
-        if target is operator.getitem and source is not None:
-            return self._getitem(source, args, same)
-        bound = _bind(target, args, kwargs)
-        x = bound.get("self", bound.get("input"))
-        axes = self.axes
-        on_map = source is not None and source.spatial
-        if name in (f"conv{axes}d", "convolution") and on_map and not bound.get("transposed"):
-            weight = bound["weight"]
-            if isinstance(self.nodes[weight.index].kind, kinds.Constant):
-                padding = bound["padding"]
-                conv = (
-                    bound["input"],
-                    weight,
-                    bound.get("bias"),
-                    _ints(bound["stride"], axes),
-                    padding if isinstance(padding, str) else _ints(padding, axes),
-                    _ints(bound["dilation"], axes),
-                    bound["groups"],
-                )
-                return kinds.CONVOLUTION, kinds.Convolution.of, conv, {}
-        if name in ("batch_norm", "_native_batch_norm_legit_no_training", "cudnn_batch_norm"):
-            bn = (
-                bound["input"],
-                bound["weight"],
-                bound["bias"],
-                bound["running_mean"],
-                bound["running_var"],
-            )
-            if all(
-                b is None or isinstance(self.nodes[b.index].kind, kinds.Constant) for b in bn[1:]
-            ) and (bn[3] is not None and bn[4] is not None):
-                if (
-                    "legit" in name
-                ):  # returns a tuple; the getitem that follows is folded into this node
-                    target = _first_of_batch_norm
-                else:
-                    target = kinds.BatchNorm.inference
-                return kinds.BATCH_NORM, target, (*bn, bound["eps"]), {}
-        if name == f"max_pool{axes}d" and on_map:
-            kernel = _ints(bound["kernel_size"], axes)
-            pool = (
-                x,
-                kernel,
-                _ints(bound["stride"], axes) or kernel,
-                _ints(bound["padding"], axes),
-                _ints(bound["dilation"], axes),
-                bound["ceil_mode"],
-            )
-            return kinds.MAX_POOL, kinds.MAX_POOLS[axes], pool, {}
-        if name == f"avg_pool{axes}d" and on_map:
-            kernel = _ints(bound["kernel_size"], axes)
-            avg = (
-                x,
-                kernel,
-                _ints(bound["stride"], axes) or kernel,
-                _ints(bound["padding"], axes),
-                bound["ceil_mode"],
-                bound["count_include_pad"],
-                bound.get("divisor_override"),
-            )
-            return kinds.AVG_POOL, _avg_pool, avg, {}
-        if name == f"adaptive_avg_pool{axes}d" and on_map and source is not None:
-            sizes = _ints(bound["output_size"], axes)
-            if all(s == 1 for s in sizes):
-                return kinds.GLOBAL_MEAN, kinds.GlobalMean.of, (x, True), {}
-            if sizes == list(source.extent):
-                return kinds.IDENTITY, _identity, (x,), {}
-            return kinds.ADAPTIVE_AVG_POOL, target, (x, sizes), {}
-        if (
-            name == "mean"
-            and on_map
-            and source is not None
-            and bound.get("dim")
-            and bound.get("dtype") is None
-        ):
-            if sorted(d % (axes + 2) for d in bound["dim"]) == list(range(2, axes + 2)):
-                return kinds.GLOBAL_MEAN, kinds.GlobalMean.of, (x, bound["keepdim"]), {}
-        if name == "cat" and bound["dim"] in (1, -axes - 1):
-            return kinds.CAT, target, (bound["tensors"], 1), {}
-        if (
-            name == "slice"
-            and bound["dim"] == 0
-            and bound["start"] in (0, None)
-            and bound["step"] == 1
-        ):
-            if bound["end"] is None or bound["end"] == torch.iinfo(torch.int64).max:
-                return kinds.IDENTITY, _identity, (x,), {}
-        if name in (
-            "slice",
-            "split",
-            "chunk",
-            "split_with_sizes",
-            "index_select",
-            "narrow",
-            "flip",
-        ):
-            dims = bound["dims"] if name == "flip" else [bound["dim"]]
-            if on_map and all(d in (1, -axes - 1) for d in dims):
-                return kinds.CHANNELS, *same
-        if name in kinds.JOINS and all(
-            not isinstance(a, Ref) or isinstance(self.nodes[a.index].value, Tensor | None)
-            for a in args
-        ):
-            return kinds.JOINS[name], *same
-        if name == "linear":
-            linear = (bound["input"], bound["weight"], bound.get("bias"))
-            return kinds.LINEAR, torch.nn.functional.linear, linear, {}
-        if name == "clone" and not bound.get("memory_format"):
-            return kinds.IDENTITY, _identity, (x,), {}
-        if name in ("dropout", "feature_dropout", "native_dropout"):
-            return kinds.IDENTITY, _identity, (bound["input"],), {}
-        if name in kinds.POINTWISE and (source is None or len(references((args, kwargs))) == 1):
-            return kinds.POINTWISE[name], *same
-        if target in (torch.ops.aten.view.default, torch.ops.aten._unsafe_view.default):
-            # A view would depend on the memory layout, which is ours to choose.
-            return kinds.FLAT, torch.ops.aten.reshape.default, args, kwargs
-        if name in kinds.RESHAPES and not (on_map and name == "expand"):
-            return kinds.FLAT, *same
-        return kinds.BARRIER, *same
-
-    def _getitem(
-        self, source: Node, args: tuple[Any, ...], same: tuple[Any, ...]
-    ) -> tuple[Kind, Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
-        if source.target is _first_of_batch_norm and args[1] == 0:
-            source.target = kinds.BatchNorm.inference
-            return kinds.BATCH_NORM, source.target, source.args, {}
-        if source.target is _identity and args[1] == 0:
-            return kinds.IDENTITY, _identity, source.args, {}
-        if isinstance(source.kind, kinds.Channels) and source.target is not None:
-            inner, parts = source.target, source.args
-            return kinds.CHANNELS, _Part(inner, args[1]), parts, source.kwargs
-        return kinds.BARRIER, *same
-
-
-class _Part:
-    """One of the parts that split and its like return."""
-
-    def __init__(self, target: Callable[..., Any], part: int) -> None:
-        self.target = target
-        self.part = part
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Tensor:
-        part: Tensor = self.target(*args, **kwargs)[self.part]
-        return part
-
-
-def _identity(x: Tensor) -> Tensor:
-    return x
-
-
-def _first_of_batch_norm(*args: Any) -> tuple[Tensor]:
-    return (kinds.BatchNorm.inference(*args),)
-
-
-def _avg_pool(
-    x: Tensor,
-    kernel: list[int],
-    stride: list[int],
-    padding: list[int],
-    ceil: bool,
-    include: bool,
-    divisor: int | None,
-) -> Tensor:
-    pool = kinds.AVG_POOLS[len(kernel)]
-    if len(kernel) == 1:
-        return pool(x, kernel, stride, padding, ceil, include)
-    return pool(x, kernel, stride, padding, ceil, include, divisor)
-
-
-def _random(target: Any) -> bool:
-    return torch.Tag.nondeterministic_seeded in getattr(target, "tags", ())
-
 
 def _values(args: Any, nodes: list[Node]) -> Any:
     return substitute(args, lambda i: nodes[i].value)
-
-
-def _ints(value: Any, axes: int) -> list[int]:
-    """A size per axis; an empty list (torch's "same as the kernel") stays empty."""
-    values = [value] if isinstance(value, int) else list(value)
-    return values * axes if len(values) == 1 else values
-
-
-def _bind(target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-    """ATen arguments by name, defaults filled in."""
-    schema = getattr(target, "_schema", None)
-    if schema is None:
-        return {}
-    bound = {a.name: a.default_value for a in schema.arguments if a.has_default_value()}
-    bound |= {a.name: v for a, v in zip(schema.arguments, args, strict=False)}
-    return bound | kwargs

@@ -14,7 +14,8 @@ Cells = npt.NDArray[np.int64]
 
 
 def projective_fields(graph: Graph, start: Cells, stop: Cells) -> dict[int, tuple[Cells, Cells]]:
-    """For each map of the graph, the cells that change when the image changes in the boxes [start, stop).
+    """For each map of the graph, the cells that change when the image changes in the boxes [start,
+    stop).
 
     Args:
         start, stop: (boxes, D) int64, image coordinates, half-open.
@@ -48,7 +49,9 @@ def projective_fields(graph: Graph, start: Cells, stop: Cells) -> dict[int, tupl
 def window_reads(
     node: Node, at: Cells, size: Sequence[int]
 ) -> dict[int, tuple[Cells, tuple[int, ...]]]:
-    """What windows of `node` read of each input map: {input: (origins (windows, D), size)}, padding included."""
+    """What windows of `node` read of each input map: {input: (origins (windows, D), size)}, padding
+    included.
+    """
     reads = {}
     for i, rules in zip(node.inputs, node.rules, strict=True):
         if rules is not None:
@@ -65,8 +68,9 @@ def is_fixed(node: Node) -> bool:
 def receptive_field(graph: Graph, index: int) -> tuple[Field, ...]:
     """The receptive field of the units of map `index`, one Field per spatial axis.
 
-    Computed on an unbounded plane: a unit near the edge sees padding for the part that lies outside the image.
-    Araujo et al., "Computing Receptive Fields of Convolutional Neural Networks", Distill 2019.
+    Computed on an unbounded plane: a unit near the edge sees padding for the part that lies outside
+    the image. Araujo et al., "Computing Receptive Fields of Convolutional Neural Networks", Distill
+    2019.
     """
     first, second = (_backward(graph, index, unit) for unit in (0, 1))
     return tuple(
@@ -76,7 +80,9 @@ def receptive_field(graph: Graph, index: int) -> tuple[Field, ...]:
 
 
 def _backward(graph: Graph, index: int, unit: int) -> list[Interval]:
-    """The image interval per axis that unit `unit` (on every axis) of map `index` reads, not clipped."""
+    """The image interval per axis that unit `unit` (on every axis) of map `index` reads, not
+    clipped.
+    """
     needed: dict[int, list[Interval]] = {index: [(unit, unit + 1)] * graph.axes}
     for node in reversed(graph.nodes[: index + 1]):
         if node.index not in needed:

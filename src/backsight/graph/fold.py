@@ -12,7 +12,8 @@ from .node import Graph, Node, Ref, substitute
 
 
 def fold_batch_norms(graph: Graph) -> Graph:
-    """`graph` with each batch norm that is a convolution's only consumer folded into that convolution.
+    """`graph` with each batch norm that is a convolution's only consumer folded into that
+    convolution.
 
     The new weights are computed in fp64 and rounded once. The model itself keeps its own.
     """
@@ -64,11 +65,10 @@ def fold_batch_norms(graph: Graph) -> Graph:
 
 def _folded(graph: Graph, conv: Node, batch_norm: Node) -> tuple[Tensor, Tensor]:
     def value(ref: Ref | None, default: float) -> Tensor:
-        return (
-            like.new_full((channels,), default)
-            if ref is None
-            else graph.nodes[ref.index].value.double()
-        )
+        if ref is None:
+            return torch.full((channels,), default, dtype=torch.float64, device=like.device)
+        known: Tensor = graph.nodes[ref.index].value.double()
+        return known
 
     weight = graph.nodes[conv.args[1].index].value
     like, channels = weight.double(), weight.shape[0]

@@ -1,12 +1,14 @@
-"""The table of node kinds: for each, its axis rules, how it runs on windows, and whether it is linear.
+"""The table of node kinds: for each, its axis rules, how it runs on windows, and whether it is
+linear.
 
 A kind answers five questions about an operation on maps (batch, channels, *spatial):
 
-- `rules`: which cells of each input a cell of the output reads (geometry.py), or None when there is no window rule;
-- `outside`: what an input reads beyond the edge of the map (the padding value);
+- `rules`: which cells of each input a cell of the output reads (geometry.py), or None when there is
+no window rule; - `outside`: what an input reads beyond the edge of the map (the padding value);
 - `whole`: the original operation, on whole maps;
 - `windows`: the same operation on windows that already hold their padding;
-- `is_linear` with `difference`: the operation's linear part, for carrying differences to the output.
+- `is_linear` with `difference`: the operation's linear part, for carrying differences to the
+  output.
 
 Whatever stands in no entry is a `Barrier`: run as the original operation on whole maps.
 """
@@ -36,7 +38,9 @@ Values = Mapping[int, Any]
 
 @dataclass(frozen=True)
 class Where:
-    """Where a batch of windows lies in its map: the global origin of each (batch, D) int64, and their common size."""
+    """Where a batch of windows lies in its map: the global origin of each (batch, D) int64, and
+    their common size.
+    """
 
     at: Tensor
     size: tuple[int, ...]
@@ -46,9 +50,11 @@ class Kind:
     """Defaults: an operation without a window rule."""
 
     name = "barrier"
-    # Whether windows of the output can be computed from windows of the inputs; if not, it is always computed whole.
+    # Whether windows of the output can be computed from windows of the inputs; if not, it is always
+    # computed whole.
     local = False
-    # Reads a map as base + difference: the output is the base output plus the linear part of what changed.
+    # Reads a map as base + difference: the output is the base output plus the linear part of what
+    # changed.
     by_difference = False
 
     def rules(self, node: Node, nodes: Sequence[Node]) -> tuple[Rules | None, ...]:
@@ -89,7 +95,9 @@ class Kind:
         raise NotImplementedError(f"{self.name} is not linear")
 
     def flops(self, node: Node, nodes: Sequence[Node]) -> int:
-        """Floating-point operations of one output cell (all channels), a multiply-add being two; 0 for cheap kinds."""
+        """Floating-point operations of one output cell (all channels), a multiply-add being two; 0
+        for cheap kinds.
+        """
         return 0
 
 
@@ -191,7 +199,8 @@ class BatchNorm(Pointwise):
 class Join(Kind):
     """A pointwise operation on several maps (add, mul, cat, ...), broadcasting included.
 
-    `linear` tells from the number of inputs that depend on the image whether the operation is linear in them.
+    `linear` tells from the number of inputs that depend on the image whether the operation is
+    linear in them.
     """
 
     local = True
@@ -266,7 +275,8 @@ def _numerator_varies(node: Node, varying: list[int]) -> bool:
 class Convolution(Kind):
     """Arguments (x, weight, bias, stride, padding, dilation, groups, relu).
 
-    Padding per axis, or "same" or "valid"; `relu` says that a ReLU follows and was fused (graph/lower.py).
+    Padding per axis, or "same" or "valid"; `relu` says that a ReLU follows and was fused
+    (graph/lower.py).
     """
 
     name = "conv"
@@ -293,7 +303,8 @@ class Convolution(Kind):
         if isinstance(padding, str):
             # torch puts the odd cell of `same` padding behind.
             padding = [
-                (d * (k - 1)) // 2 if padding == "same" else 0 for k, d in zip(kernel, dilation, strict=True)
+                (d * (k - 1)) // 2 if padding == "same" else 0
+                for k, d in zip(kernel, dilation, strict=True)
             ]
         rules = tuple(map(Sliding, sizes, node.extent, kernel, stride, padding, dilation))
         return tuple(rules if i == x.index else None for i in node.inputs)
@@ -311,10 +322,17 @@ class Convolution(Kind):
         return not any(node.args[7:])
 
     def difference(
-        self, node: Node, nodes: Sequence[Node], values: Values, reads: Mapping[int, Where], out: Where | None
+        self,
+        node: Node,
+        nodes: Sequence[Node],
+        values: Values,
+        reads: Mapping[int, Where],
+        out: Where | None,
     ) -> Any:
         x, weight, _, stride, padding, *rest = substitute(node.args, values.__getitem__)
-        return self.of(x, weight, None, stride, padding if out is None else [0] * len(stride), *rest)
+        return self.of(
+            x, weight, None, stride, padding if out is None else [0] * len(stride), *rest
+        )
 
     def flops(self, node: Node, nodes: Sequence[Node]) -> int:
         return 2 * int(nodes[node.args[1].index].value.numel())
@@ -344,6 +362,21 @@ class AvgPool(Kind):
 
     name = "avg_pool"
     local = True
+
+    @staticmethod
+    def of(
+        x: Tensor,
+        kernel: list[int],
+        stride: list[int],
+        padding: list[int],
+        ceil_mode: bool,
+        include_pad: bool,
+        divisor: int | None,
+    ) -> Tensor:
+        """avg_pool1d takes no divisor."""
+        more = () if len(kernel) == 1 else (divisor,)
+        pool = AVG_POOLS[len(kernel)]
+        return pool(x, kernel, stride, padding, ceil_mode, include_pad, *more)
 
     def rules(self, node: Node, nodes: Sequence[Node]) -> tuple[Rules | None, ...]:
         x, kernel, stride, padding, *_ = node.args
@@ -440,7 +473,9 @@ class AdaptiveAvgPool(Kind):
 
 
 class GlobalMean(Kind):
-    """The mean over all cells of a map, kept as a map of one cell or flattened: arguments (x, keepdim)."""
+    """The mean over all cells of a map, kept as a map of one cell or flattened: arguments (x,
+    keepdim).
+    """
 
     name = "global_mean"
     by_difference = True
@@ -470,7 +505,9 @@ class GlobalMean(Kind):
 
 
 class Flat(Kind):
-    """Linear operations on values that are no maps, or that turn a map into one: views, permutations."""
+    """Linear operations on values that are no maps, or that turn a map into one: views,
+    permutations.
+    """
 
     name = "reshape"
 
@@ -532,20 +569,23 @@ FLAT, LINEAR, CAT, IDENTITY = (
     Pointwise("identity", linear=True),
 )
 
+# fmt: off
+_ACTIVATIONS = (
+    "relu", "relu6", "hardtanh", "leaky_relu", "elu", "selu", "celu", "silu", "gelu", "mish",
+    "sigmoid", "tanh", "hardswish", "hardsigmoid", "softplus", "softsign", "log_sigmoid",
+    "threshold", "clamp", "clamp_min", "clamp_max", "exp", "log", "sqrt", "rsqrt", "abs", "square",
+    "pow", "erf",
+)
+_COPIES = (
+    "clone", "alias", "dropout", "feature_dropout", "contiguous", "detach", "lift_fresh_copy",
+)
+# fmt: on
+
 #: Elementwise operations on one map. What stands here may be applied to any part of a map alone.
 POINTWISE: dict[str, Kind] = {
-    **{
-        name: Pointwise(name)
-        for name in (
-            "relu relu6 hardtanh leaky_relu elu selu celu silu gelu mish sigmoid tanh hardswish hardsigmoid softplus"
-            " clamp clamp_min clamp_max exp log sqrt rsqrt abs square pow threshold log_sigmoid softsign erf"
-        ).split()
-    },
+    **{name: Pointwise(name) for name in _ACTIVATIONS},
     "neg": Pointwise("neg", linear=True),
-    **{
-        name: IDENTITY
-        for name in "clone alias dropout feature_dropout contiguous detach lift_fresh_copy".split()
-    },
+    **dict.fromkeys(_COPIES, IDENTITY),
 }
 
 JOINS: dict[str, Kind] = {
@@ -557,7 +597,10 @@ JOINS: dict[str, Kind] = {
     "minimum": Join("minimum"),
 }
 
+# fmt: off
 #: Operations that only rearrange values.
-RESHAPES = frozenset(
-    "view _unsafe_view reshape flatten unflatten squeeze unsqueeze permute transpose t expand clone".split()
-)
+RESHAPES = frozenset((
+    "view", "_unsafe_view", "reshape", "flatten", "unflatten", "squeeze", "unsqueeze", "permute",
+    "transpose", "t", "expand", "clone",
+))
+# fmt: on

@@ -1,9 +1,10 @@
-"""Make a graph fast where it runs: fused ReLUs, weights laid out once for the library that convolves."""
+"""Make a graph fast where it runs: fused ReLUs, weights laid out once for the library that
+convolves.
+"""
 
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,10 +15,12 @@ from .packs import Packs
 
 
 def lower(graph: Graph, packs: Packs) -> Graph:
-    """`graph` with ReLUs fused into the convolutions in front of them, and convolution weights laid out for the device.
+    """`graph` with ReLUs fused into the convolutions in front of them, and convolution weights laid
+    out for the device.
 
-    On the CPU, oneDNN gets its own weight layout and applies the ReLU as it writes; elsewhere weights become
-    channels_last. The values are those of the operations one by one. `packs` holds the laid-out weights.
+    On the CPU, oneDNN gets its own weight layout and applies the ReLU as it writes; elsewhere
+    weights become channels_last. The values are those of the operations one by one. `packs` holds
+    the laid-out weights.
     """
     nodes = [replace(n) for n in graph.nodes]
     consumers = graph.consumers()

@@ -27,9 +27,10 @@ class Ref:
 class Node:
     """One operation of the captured model.
 
-    `shape` is the shape of one sample, batch axis left out: (channels, *spatial) for a map. `spatial` says that the
-    value is a map over the image's D axes, so that windows of it exist. `rules` holds, for each input that is a map,
-    one axis rule per spatial axis; None for inputs that are not.
+    `shape` is the shape of one sample, batch axis left out: (channels, *spatial) for a map.
+    `spatial` says that the value is a map over the image's D axes, so that windows of it exist.
+    `rules` holds, for each input that is a map, one axis rule per spatial axis; None for inputs
+    that are not.
     """
 
     index: int
@@ -142,8 +143,8 @@ class Graph:
     def replay(self, images: Tensor, keep: Sequence[int] = ()) -> dict[int, Any]:
         """Run the whole graph on `images` (batch, *input shape).
 
-        Returns the values of the output node and of the nodes in `keep`; others are freed as soon as nothing reads
-        them any more.
+        Returns the values of the output node and of the nodes in `keep`; others are freed as soon
+        as nothing reads them any more.
         """
         done: dict[int, Any] = {}
         drop = self.last_use(keep)

@@ -15,11 +15,12 @@ _DTYPES = (torch.float32, torch.bfloat16)
 
 
 class Packs:
-    """Convolution weights in oneDNN's own layouts, the least recently used dropped beyond `limit` bytes.
+    """Convolution weights in oneDNN's own layouts, the least recently used dropped beyond `limit`
+    bytes.
 
-    Which layout oneDNN wants depends on the shape of the input, in ways of its own; given another one it converts the
-    weight anew at every call, slowly. So a weight is packed for each shape that comes, and one copy of each different
-    layout is kept.
+    Which layout oneDNN wants depends on the shape of the input, in ways of its own; given another
+    one it converts the weight anew at every call, slowly. So a weight is packed for each shape that
+    comes, and one copy of each different layout is kept.
     """
 
     def __init__(self) -> None:

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ..maps import Maps, WholeMaps
 from ..sweep.grid import Grid, explicit, grid, per_axis
 from ..sweep.models import Prepared, prepare
 from ..sweep.plain import run_plain
@@ -42,24 +41,30 @@ def occlusion(
 ) -> Occlusion:
     """Occlude each box of each image and measure how far every score drops.
 
-    The model is captured once and run once on each unoccluded image; for each position only the windows that the box
-    can change are computed, exactly. A model that cannot be captured runs whole on occluded copies; `plan` tells.
+    The model is captured once and run once on each unoccluded image; for each position only the
+    windows that the box can change are computed, exactly. A model that cannot be captured runs
+    whole on occluded copies; `plan` tells.
 
     Args:
-        model: a module (or function) from images to scores (images, ...), in evaluation mode. It is not changed.
-        images: (images, channels, *spatial), one to three spatial axes, floating point, as the model takes them.
+        model: a module (or function) from images to scores (images, ...), in evaluation mode. It is
+            not changed.
+        images: (images, channels, *spatial), one to three spatial axes, floating point, as the
+            model takes them.
         window: size of the occluding box in pixels, one number or one per axis.
         stride: pixels between positions, one number or one per axis; default: the window's size.
-        baseline: what stands in the box, in the units of `images`: a number, one per channel, "mean" (each image's
-            mean colour), or a tensor that broadcasts to `images`.
-        edge: what happens where windows do not fit: "clip" (the last box is cut off; Captum), "inside" (the last box
-            is moved inside; MONAI), "drop" (whole boxes only), "overhang" (centres on the grid).
-        boxes: (positions, 2·D) integers, half-open, starts then ends, in place of window and stride.
+        baseline: what stands in the box, in the units of `images`: a number, one per channel,
+            "mean" (each image's mean colour), or a tensor that broadcasts to `images`.
+        edge: what happens where windows do not fit: "clip" (the last box is cut off; Captum),
+            "inside" (the last box is moved inside; MONAI), "drop" (whole boxes only), "overhang"
+            (centres on the grid).
+        boxes: (positions, 2·D) integers, half-open, starts then ends, in place of window and
+            stride.
         memory: bytes that a batch of windows may take; default 1 GiB.
         show_progress: show a progress bar on stderr.
 
     Returns:
-        An `Occlusion`: drops (images, positions, outputs), original minus occluded, and what can be made of them.
+        An `Occlusion`: drops (images, positions, outputs), original minus occluded, and what can be
+        made of them.
 
     Raises:
         ValueError: an argument does not fit; the sentence says what was expected and what came.
@@ -72,7 +77,8 @@ def occlusion(
             if prepared.graph is None:
                 changes, nulls, base = run_plain(todo, model, images, content, bar.update)
             else:
-                # What the batches leave of the memory may hold weights in the layouts that suit them.
+                # What the batches leave of the memory may hold weights in the layouts that suit
+                # them.
                 prepared.packs.limit = max(0, todo.memory - todo.batch_bytes)
                 changes, nulls, base = run_windows(todo, images, content, bar.update)
         axes = images.ndim - 2
@@ -95,7 +101,9 @@ def plan(
     memory: int | None = None,
     show_progress: bool = False,
 ) -> Plan:
-    """What `occlusion` with the same arguments would do: windows, work, memory and time. Prints as a table."""
+    """What `occlusion` with the same arguments would do: windows, work, memory and time. Prints as
+    a table.
+    """
     with torch.no_grad():
         _content(baseline, images)
         return _plan(model, images, window, stride, edge, boxes, memory)[1]
@@ -116,7 +124,13 @@ def _plan(
     if not isinstance(budget, int) or budget <= 0:
         raise ValueError(f"expected memory to be a positive number of bytes, got {memory!r}")
     prepared = prepare(model, images)
-    key = (positions.boxes.numpy().tobytes(), positions.shape, len(images), budget, torch.get_num_threads())
+    key = (
+        positions.boxes.numpy().tobytes(),
+        positions.shape,
+        len(images),
+        budget,
+        torch.get_num_threads(),
+    )
     if key not in prepared.plans:
         if prepared.graph is None:
             made = plan_plain(
@@ -130,7 +144,9 @@ def _plan(
                 prepared.reason or "",
             )
         else:
-            made = plan_windows(prepared.graph, positions, len(images), images.dtype, images.device, budget)
+            made = plan_windows(
+                prepared.graph, positions, len(images), images.dtype, images.device, budget
+            )
         prepared.plans.clear()
         prepared.plans[key] = made
     found: Plan = prepared.plans[key]
@@ -138,11 +154,19 @@ def _plan(
 
 
 def _check_images(images: Any) -> None:
-    if not isinstance(images, Tensor) or not images.is_floating_point() or not 3 <= images.ndim <= 5:
-        came = f"{tuple(images.shape)} {images.dtype}" if isinstance(images, Tensor) else type(images).__name__
+    if (
+        not isinstance(images, Tensor)
+        or not images.is_floating_point()
+        or not 3 <= images.ndim <= 5
+    ):
+        came = (
+            f"{tuple(images.shape)} {images.dtype}"
+            if isinstance(images, Tensor)
+            else type(images).__name__
+        )
         raise ValueError(
-            "expected images as a floating-point tensor (images, channels, *spatial) with one to three spatial axes,"
-            f" got {came}"
+            "expected images as a floating-point tensor (images, channels, *spatial)"
+            f" with one to three spatial axes, got {came}"
         )
     if not images.numel():
         raise ValueError(f"expected at least one image, got shape {tuple(images.shape)}")
@@ -164,7 +188,9 @@ def _positions(
     if window is None:
         raise ValueError("expected a window size or boxes, got neither")
     sizes = per_axis(window, len(size), "window")
-    return grid(size, sizes, sizes if stride is None else per_axis(stride, len(size), "stride"), edge)
+    return grid(
+        size, sizes, sizes if stride is None else per_axis(stride, len(size), "stride"), edge
+    )
 
 
 def _content(baseline: Baseline, images: Tensor) -> Tensor:

@@ -39,9 +39,10 @@ def grid(size: Sequence[int], window: Sequence[int], stride: Sequence[int], edge
 
     Args:
         size, window, stride: pixels per axis.
-        edge: what happens where windows do not fit. "clip": ceil((size - window) / stride) + 1 positions, the last box
-            cut off at the edge (Captum); "inside": the last box moved inside (MONAI); "drop": whole boxes only;
-            "overhang": centres at 0, stride, 2·stride, ..., boxes cut off on both sides.
+        edge: what happens where windows do not fit. "clip": ceil((size - window) / stride) + 1
+            positions, the last box cut off at the edge (Captum); "inside": the last box moved
+            inside (MONAI); "drop": whole boxes only; "overhang": centres at 0, stride, 2·stride,
+            ..., boxes cut off on both sides.
     """
     if edge not in EDGES:
         raise ValueError(f"expected edge to be one of {', '.join(EDGES)}, got {edge!r}")
@@ -86,6 +87,7 @@ def explicit(boxes: Tensor | Sequence[Sequence[int]], size: Sequence[int]) -> Gr
     if bool((clipped[:, axes:] <= clipped[:, :axes]).any()):
         at = int((clipped[:, axes:] <= clipped[:, :axes]).any(1).nonzero()[0])
         raise ValueError(
-            f"expected each box to hold a pixel of the image {tuple(size)}, got {table[at].tolist()} at {at}"
+            f"expected each box to hold a pixel of the image {tuple(size)},"
+            f" got {table[at].tolist()} at {at}"
         )
     return Grid(clipped, None)

@@ -1,8 +1,9 @@
 """Group positions so that one batch shape serves each group at little waste.
 
-Two positions can share a batch when their windows have the same sizes at every layer. Few do exactly (sizes depend on
-the alignment to the strides and on the edges), so groups are merged, the windows of each made as large as the larger
-of the two, as long as that costs less time than the launches it saves.
+Two positions can share a batch when their windows have the same sizes at every layer. Few do
+exactly (sizes depend on the alignment to the strides and on the edges), so groups are merged, the
+windows of each made as large as the larger of the two, as long as that costs less time than the
+launches it saves.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ _MANY = 400
 
 @dataclass(frozen=True)
 class Cost:
-    """Seconds: `cell` per output cell of each layer (layers,), `batch` per batch launched, of at most `rows` rows."""
+    """Seconds: `cell` per output cell of each layer (layers,), `batch` per batch launched, of at
+    most `rows` rows.
+    """
 
     cell: Floats
     batch: float
@@ -42,7 +45,8 @@ def group(sizes: Ints, cost: Cost) -> tuple[Ints, Ints]:
         sizes: (positions, layers, D), the window each position needs.
 
     Returns:
-        label (positions,): the group of each position; windows (groups, layers, D): each group's window sizes.
+        label (positions,): the group of each position; windows (groups, layers, D): each group's
+        window sizes.
     """
     classes, label, counts = _unique(sizes.reshape(len(sizes), -1))
     if len(classes) > _MANY:
@@ -59,7 +63,9 @@ def _unique(rows: Ints) -> tuple[Ints, Ints, Ints]:
 
 
 def _thin(sizes: Ints, cost: Cost, most: int = 20) -> Ints:
-    """At most `most` different rows of (positions, layers), each at least as large as the one it replaces."""
+    """At most `most` different rows of (positions, layers), each at least as large as the one it
+    replaces.
+    """
     classes, label, counts = _unique(sizes)
     if len(classes) > _MANY:
         order = np.argsort(classes.sum(1), kind="stable")
@@ -74,7 +80,9 @@ def _thin(sizes: Ints, cost: Cost, most: int = 20) -> Ints:
 
 
 def _merge(windows: Ints, counts: Floats, cost: Cost, most: int = 0) -> tuple[Ints, Ints]:
-    """Merge the pair of classes that saves most time, again and again, while it saves any or more than `most` are left."""
+    """Merge the pair of classes that saves most time, again and again, while it saves any or more
+    than `most` are left.
+    """
     windows, counts = windows.copy(), counts.copy()
     number = len(windows)
     to = np.arange(number)

@@ -16,13 +16,16 @@ from .plain import check_scores, scores_of
 
 Model = Callable[[Tensor], Tensor]
 
-#: How far a replay may lie from the model's own output, relative to its largest score: folding rounds anew.
+#: How far a replay may lie from the model's own output, relative to its largest score: folding
+#: rounds anew.
 _AGREE = {torch.float64: 1e-9, torch.float32: 1e-3, torch.float16: 2e-2, torch.bfloat16: 1e-1}
 
 
 @dataclass
 class Prepared:
-    """A captured graph, or the reason why there is none; its weights laid out; and plans made for it."""
+    """A captured graph, or the reason why there is none; its weights laid out; and plans made for
+    it.
+    """
 
     graph: Graph | None
     reason: str | None
@@ -36,10 +39,11 @@ _lock = threading.RLock()
 
 
 def prepare(model: Model, images: Tensor) -> Prepared:
-    """Capture `model` for images of this shape, dtype and device, unless that was done and nothing has changed.
+    """Capture `model` for images of this shape, dtype and device, unless that was done and nothing
+    has changed.
 
-    What was captured is compared with the model's own output for the first image: a model that it does not reproduce
-    runs plainly.
+    What was captured is compared with the model's own output for the first image: a model that it
+    does not reproduce runs plainly.
     """
     check_fit(model, images)
     key = (tuple(images.shape[1:]), images.dtype, str(images.device), _fingerprint(model))
@@ -47,7 +51,8 @@ def prepare(model: Model, images: Tensor) -> Prepared:
         entries = _known.setdefault(model, {})
         if key not in entries:
             check_finite(model)
-            # Another fingerprint means that the weights have changed: what was captured before is of no use.
+            # Another fingerprint means that the weights have changed: what was captured before is
+            # of no use.
             for old in [k for k in entries if k[-1] != key[-1]]:
                 del entries[old]
             entries[key] = _captured(model, images)
@@ -64,7 +69,9 @@ def _captured(model: Model, images: Tensor) -> Prepared:
     own = scores_of(model(images[:1]), 1)
     check_scores(own)
     if not _agrees(graph, images, own):
-        return Prepared(None, "the captured graph does not compute what the model does", own.shape[1])
+        return Prepared(
+            None, "the captured graph does not compute what the model does", own.shape[1]
+        )
     return Prepared(graph, None, own.shape[1], packs)
 
 
@@ -86,7 +93,9 @@ def _fingerprint(model: Model) -> Any:
         tuple((id(t), t.data_ptr(), t._version) for t in tensors),
         tuple(
             tuple((k, v) for k, v in vars(m).items() if isinstance(v, plain) and _hashable(v))
-            + tuple((k, *map(id, v.values())) for k, v in vars(m).items() if k.endswith("_hooks") and v)
+            + tuple(
+                (k, *map(id, v.values())) for k, v in vars(m).items() if k.endswith("_hooks") and v
+            )
             for m in model.modules()
         ),
     )
@@ -101,18 +110,23 @@ def _hashable(value: object) -> bool:
 
 
 def check_fit(model: Model, images: Tensor) -> None:
-    """Refuse a model on another device or of another dtype than the images, and layers in training mode."""
+    """Refuse a model on another device or of another dtype than the images, and layers in training
+    mode.
+    """
     if not isinstance(model, nn.Module):
         return
     for name, module in model.named_modules():
         batch_norm = isinstance(module, nn.modules.batchnorm._BatchNorm)
-        if module.training and (batch_norm or (isinstance(module, nn.modules.dropout._DropoutNd) and module.p)):
+        if module.training and (
+            batch_norm or (isinstance(module, nn.modules.dropout._DropoutNd) and module.p)
+        ):
             refuse_training(name, f"a {type(module).__name__}")
     dtypes = set()
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
         if tensor.device != images.device:
             raise ValueError(
-                f"expected model and images on one device, got {name} on {tensor.device} and images on {images.device}"
+                f"expected model and images on one device, got {name} on {tensor.device}"
+                f" and images on {images.device}"
             )
         if tensor.is_floating_point():
             dtypes.add(tensor.dtype)
@@ -122,7 +136,9 @@ def check_fit(model: Model, images: Tensor) -> None:
 
 
 def check_finite(model: Model) -> None:
-    """Refuse parameters that hold NaN or infinity. (Buffers may: masks of minus infinity are common.)"""
+    """Refuse parameters that hold NaN or infinity. (Buffers may: masks of minus infinity are
+    common.)
+    """
     if isinstance(model, nn.Module):
         for name, parameter in model.named_parameters():
             if not bool(torch.isfinite(parameter).all()):

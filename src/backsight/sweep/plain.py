@@ -17,7 +17,9 @@ Model = Callable[[Tensor], Tensor]
 def run_plain(
     plan: Plan, model: Model, images: Tensor, baseline: Tensor, progress: Callable[[int], None]
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Differences (images, positions, outputs), null differences (…, outputs) and base (images, outputs), all fp64."""
+    """Differences (images, positions, outputs), null differences (…, outputs) and base (images,
+    outputs), all fp64.
+    """
     axes = images.ndim - 2
     device = images.device
     batches = ceil((plan.positions + NULLS) / plan.batch)
@@ -35,14 +37,20 @@ def run_plain(
             copies = ops.occlude(image[None], boxes[some], baseline[i : i + 1])
             changes[i, some] = scores_of(model(copies), plan.batch).double() - base[i]
             progress(max(0, min(first + plan.batch, plan.positions) - first))
-    return changes[:, : plan.positions], changes[:, plan.positions :].reshape(-1, plan.outputs), base
+    return (
+        changes[:, : plan.positions],
+        changes[:, plan.positions :].reshape(-1, plan.outputs),
+        base,
+    )
 
 
 def scores_of(output: object, batch: int) -> Tensor:
     """A model's output as (batch, outputs)."""
     if not isinstance(output, Tensor) or output.ndim < 1 or len(output) != batch:
         came = f"{tuple(output.shape)}" if isinstance(output, Tensor) else type(output).__name__
-        raise ValueError(f"expected the model to return a tensor of shape ({batch}, ...), got {came}")
+        raise ValueError(
+            f"expected the model to return a tensor of shape ({batch}, ...), got {came}"
+        )
     return output.detach().reshape(batch, -1)
 
 

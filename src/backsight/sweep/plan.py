@@ -22,7 +22,9 @@ NULLS = 4
 
 @dataclass(frozen=True)
 class Machine:
-    """Rough rates that decide how positions are grouped. Constants, so that a plan does not change from run to run."""
+    """Rough rates that decide how positions are grouped. Constants, so that a plan does not change
+    from run to run.
+    """
 
     flops: float
     bandwidth: float
@@ -50,8 +52,9 @@ class Window:
 class Step:
     """One node of one group.
 
-    `reads` says which windows of each input map it needs; an input of the same window is taken as it stands in the
-    batch. `whole`: all inputs are whole, and the original operation runs. `free`: values that nobody reads later.
+    `reads` says which windows of each input map it needs; an input of the same window is taken as
+    it stands in the batch. `whole`: all inputs are whole, and the original operation runs. `free`:
+    values that nobody reads later.
     """
 
     node: int
@@ -64,8 +67,9 @@ class Step:
 class Group:
     """Positions that run in batches of one shape.
 
-    `coordinates` is (entries, positions, D): the global origins that the windows refer to. `windows` holds, for each
-    map, the windows that are computed; `whole`, for each map that the head reads, the whole of it.
+    `coordinates` is (entries, positions, D): the global origins that the windows refer to.
+    `windows` holds, for each map, the windows that are computed; `whole`, for each map that the
+    head reads, the whole of it.
     """
 
     positions: Cells
@@ -95,7 +99,8 @@ class Plan:
     """What a sweep does. `str(plan)` is a table; `as_dict()` is plain data.
 
     Attributes:
-        windows: whether windows are used; if not, `reason` says why the model runs whole for every position.
+        windows: whether windows are used; if not, `reason` says why the model runs whole for every
+            position.
         positions, images: how many there are.
         flops, plain_flops: floating-point operations per image of this plan and of plain occlusion.
         base_bytes: activations of the unoccluded images that windows read.
@@ -196,7 +201,8 @@ class Plan:
                 ("FLOP ratio", f"{self.flop_ratio:.1f}"),
                 (
                     "batches",
-                    f"{data['batches']} of at most {data['largest_batch']} positions, {len(self.groups)} shapes",
+                    f"{data['batches']} of at most {data['largest_batch']} positions,"
+                    f" {len(self.groups)} shapes",
                 ),
                 ("estimated time", f"{self.seconds:.2f} s"),
                 ("base activations", _bytes(self.base_bytes)),
@@ -230,7 +236,8 @@ def plan_plain(
 ) -> Plan:
     """A plan that runs the model whole on occluded copies."""
     copy = prod(shape) * dtype.itemsize
-    # A network's activations take some tens of times the image; without a graph nothing better is known.
+    # A network's activations take some tens of times the image; without a graph nothing better is
+    # known.
     batch = max(1, min(len(grid.boxes), 32, memory // (copy * 64)))
     return Plan(
         grid,
@@ -272,8 +279,14 @@ def plan_windows(
         positions = np.flatnonzero(label == g)
         window = {i: tuple(map(int, windows[g, k])) for k, i in enumerate(maps)}
         items = len(positions) * chunk + (NULLS if g == largest else 0)
-        groups.append(_group(graph, tail, head, frontier, fields, positions, window, items, memory, machine))
-    last_part = _head(graph, tail, head, frontier, len(boxes) * chunk + NULLS, memory, machine) if head else None
+        groups.append(
+            _group(graph, tail, head, frontier, fields, positions, window, items, memory, machine)
+        )
+    last_part = (
+        _head(graph, tail, head, frontier, len(boxes) * chunk + NULLS, memory, machine)
+        if head
+        else None
+    )
     keep = {graph.input, *tail.boundary}
     for g_ in groups:
         keep.update(i for i, window_ in g_.whole.items() if window_ != g_.windows[i])
@@ -307,7 +320,8 @@ def plan_windows(
 
 
 def _computed(node: Node, start: Cells, stop: Cells) -> tuple[Cells, Cells]:
-    """What is computed of a map: what changes, but the whole map where there is no window rule, and at least one cell.
+    """What is computed of a map: what changes, but the whole map where there is no window rule, and
+    at least one cell.
 
     Computing an unchanged cell does no harm, and so every batch has one shape.
     """
@@ -408,7 +422,9 @@ def _group(
         free = tuple(i for i in node.inputs if last[i] == node.index and not is_fixed(nodes[i]))
         steps.append(Step(node.index, whole, reads, free))
     wholes = {
-        i: windows[i] if window[i] == nodes[i].extent else place(np.zeros_like(origin[i]), nodes[i].extent)
+        i: windows[i]
+        if window[i] == nodes[i].extent
+        else place(np.zeros_like(origin[i]), nodes[i].extent)
         for i in frontier
         if i in windows
     }
@@ -441,10 +457,16 @@ def _head(
     nodes = graph.nodes
     last = {i: n.index for n in nodes for i in n.inputs} | dict.fromkeys(tail.boundary, len(nodes))
     steps = tuple(
-        Step(h, True, {}, tuple(i for i in nodes[h].inputs if last[i] == h and not is_fixed(nodes[i])))
+        Step(
+            h,
+            True,
+            {},
+            tuple(i for i in nodes[h].inputs if last[i] == h and not is_fixed(nodes[i])),
+        )
         for h in sorted(head)
     )
-    # Frontier values are held while they are collected, and once more as the batch they are put into.
+    # Frontier values are held while they are collected, and once more as the batch they are put
+    # into.
     item = 2 * sum(prod(nodes[i].shape) * nodes[i].dtype.itemsize for i in frontier)
     item += sum(prod(nodes[h].shape) * 8 for h in head)
     most = max(1, min(4 * machine.rows, memory // (2 * item)))
@@ -454,7 +476,9 @@ def _head(
 def _item_bytes(
     graph: Graph, tail: Tail, steps: list[Step], window: dict[int, tuple[int, ...]]
 ) -> int:
-    """Peak memory of one position of a batch: what is live at each step, and the windows it reads."""
+    """Peak memory of one position of a batch: what is live at each step, and the windows it
+    reads.
+    """
     nodes = graph.nodes
 
     def size(i: int, cells: tuple[int, ...] | None = None) -> int:

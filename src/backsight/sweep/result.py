@@ -21,11 +21,12 @@ class Occlusion:
     """The result of an occlusion sweep.
 
     Attributes:
-        drops: (images, positions, outputs), original minus occluded score; fp64 for fp64 models, else fp32.
+        drops: (images, positions, outputs), original minus occluded score; fp64 for fp64 models,
+            else fp32.
         boxes: (positions, 2·D) int64, half-open, starts then ends, clipped to the image.
         base: (images, outputs) fp64, the scores of the unoccluded images.
-        noise_floor: the largest |drop| of null occlusions (the image's own pixels in the box) in the same sweep:
-            drops below it mean nothing.
+        noise_floor: the largest |drop| of null occlusions (the image's own pixels in the box) in
+            the same sweep: drops below it mean nothing.
         plan: the plan that was run; after `load`, its plain data.
         size: pixels per spatial axis of the images.
         grid_shape: positions along each axis; None for boxes that are no grid.
@@ -51,13 +52,13 @@ class Occlusion:
     def __repr__(self) -> str:
         images, positions, outputs = self.drops.shape
         return (
-            f"Occlusion(images={images}, positions={positions}, outputs={outputs}, size={self.size},"
-            f" noise_floor={self.noise_floor:.2g})"
+            f"Occlusion(images={images}, positions={positions}, outputs={outputs},"
+            f" size={self.size}, noise_floor={self.noise_floor:.2g})"
         )
 
     @property
     def scores(self) -> Tensor:
-        """(images, positions, outputs) fp64: the score with each box occluded, base − drop."""
+        """(images, positions, outputs) fp64: the score with each box occluded, base - drop."""
         return self.base[:, None, :] - self.drops
 
     def _of_target(self, target: Target) -> Tensor:
@@ -65,7 +66,9 @@ class Occlusion:
         images, _, outputs = self.drops.shape
         index = torch.as_tensor(target, device="cpu").flatten()
         if index.is_floating_point() or index.dtype == torch.bool or len(index) not in (1, images):
-            raise ValueError(f"expected a target index, or one for each of {images} images, got {target!r}")
+            raise ValueError(
+                f"expected a target index, or one for each of {images} images, got {target!r}"
+            )
         if bool(((index < 0) | (index >= outputs)).any()):
             raise ValueError(f"expected a target in [0, {outputs}), got {target!r}")
         index = index.to(self.drops.device).expand(images)
@@ -76,7 +79,8 @@ class Occlusion:
 
         Args:
             target: an output's index, or one per image.
-            reduce: "mean" or "sum" over the boxes that cover a pixel. Pixels that no box covers are 0.
+            reduce: "mean" or "sum" over the boxes that cover a pixel. Pixels that no box covers are
+                0.
         """
         if reduce not in ("mean", "sum"):
             raise ValueError(f"expected reduce to be 'mean' or 'sum', got {reduce!r}")
@@ -85,7 +89,9 @@ class Occlusion:
 
     def _on_grid(self, values: Tensor) -> Tensor:
         if self.grid_shape is None:
-            raise ValueError("expected positions on a grid, got explicit boxes: read drops and boxes instead")
+            raise ValueError(
+                "expected positions on a grid, got explicit boxes: read drops and boxes instead"
+            )
         return values.reshape(len(values), *self.grid_shape)
 
     def grid(self, target: Target) -> Tensor:
@@ -93,14 +99,22 @@ class Occlusion:
         return self._on_grid(self._of_target(target))
 
     def most_probable(self) -> Tensor:
-        """The output with the largest score at each position, (images, *positions along each axis) int64."""
+        """The output with the largest score at each position, (images, *positions along each axis)
+        int64.
+        """
         # One image at a time: all scores at once would double the memory of the result.
-        best = [(base - drops).argmax(-1) for base, drops in zip(self.base, self.drops, strict=True)]
+        best = [
+            (base - drops).argmax(-1) for base, drops in zip(self.base, self.drops, strict=True)
+        ]
         return self._on_grid(torch.stack(best))
 
     def save(self, path: str | PathLike[str]) -> None:
         """Write everything to an .npz file, whole or not at all."""
-        plan = self.plan if isinstance(self.plan, dict) else self.plan.as_dict() | {"versions": _versions()}
+        plan = (
+            self.plan
+            if isinstance(self.plan, dict)
+            else self.plan.as_dict() | {"versions": _versions()}
+        )
         meta = {
             "noise_floor": self.noise_floor,
             "size": list(self.size),

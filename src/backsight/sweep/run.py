@@ -39,8 +39,8 @@ def run_windows(
         provider: where the unoccluded activations are read from.
 
     Returns:
-        Differences occluded − unoccluded (images, positions, outputs), those of null occlusions (any, outputs), and
-        the unoccluded scores (images, outputs), all fp64.
+        Differences occluded - unoccluded (images, positions, outputs), those of null occlusions
+        (any, outputs), and the unoccluded scores (images, outputs), all fp64.
     """
     assert plan.graph is not None
     if images.ndim > 3:
@@ -70,7 +70,8 @@ class Sweep:
     """
 
     def __init__(self, plan: Plan, maps: Maps, images: Tensor, baseline: Tensor) -> None:
-        assert plan.graph is not None and plan.tail is not None
+        assert plan.graph is not None
+        assert plan.tail is not None
         self.plan = plan
         self.graph: Graph = plan.graph
         self.tail = plan.tail
@@ -86,16 +87,22 @@ class Sweep:
         }
 
     def run(self, progress: Progress) -> tuple[Tensor, Tensor]:
-        """Differences occluded − unoccluded (images, positions, outputs) in fp64, and those of the null occlusions."""
+        """Differences occluded - unoccluded (images, positions, outputs) in fp64, and those of the
+        null occlusions.
+        """
         images, positions = len(self.images), self.plan.positions
         device = self.images.device
-        changes = torch.zeros(images, positions, self.plan.outputs, dtype=torch.float64, device=device)
+        changes = torch.zeros(
+            images, positions, self.plan.outputs, dtype=torch.float64, device=device
+        )
         nulls = [changes.new_zeros(0, self.plan.outputs)]
 
         def finish(rows: _Rows, change: Tensor) -> None:
             real = torch.from_numpy(np.flatnonzero(rows.position >= 0)).to(device)
             null = torch.from_numpy(np.flatnonzero(rows.position == _NULL)).to(device)
-            image, position = (torch.from_numpy(a).to(device)[real] for a in (rows.image, rows.position))
+            image, position = (
+                torch.from_numpy(a).to(device)[real] for a in (rows.image, rows.position)
+            )
             changes[image, position] = change[real]
             nulls.append(change[null])
             progress(len(real))
@@ -129,7 +136,9 @@ _NULL, _FILL = -1, -2
 
 @dataclass(frozen=True)
 class _Rows:
-    """Which image and which position each row of a batch stands for; position −1 is a null occlusion, −2 nothing."""
+    """Which image and which position each row of a batch stands for; position -1 is a null
+    occlusion, -2 nothing.
+    """
 
     image: Ints
     position: Ints
@@ -163,10 +172,17 @@ class _HeadBatches:
         self.add(fill, {i: v[:1].expand(missing, *v.shape[1:]) for i, v in self.values[0].items()})
 
     def _run(self) -> None:
-        rows = _Rows(*(np.concatenate(a) for a in zip(*((r.image, r.position) for r in self.rows), strict=True)))
+        rows = _Rows(
+            *(
+                np.concatenate(a)
+                for a in zip(*((r.image, r.position) for r in self.rows), strict=True)
+            )
+        )
         values = {i: torch.cat([v[i] for v in self.values]) for i in self.head.frontier}
         size = self.head.batch
-        now, later = (_Rows(rows.image[s], rows.position[s]) for s in (slice(size), slice(size, None)))
+        now, later = (
+            _Rows(rows.image[s], rows.position[s]) for s in (slice(size), slice(size, None))
+        )
         self.count -= size
         self.rows = [later]
         self.values = [{i: v[size:].clone() for i, v in values.items()}]
@@ -184,7 +200,9 @@ class _Batch:
         group, local: the group, and which of its positions each row occludes (batch,).
     """
 
-    def __init__(self, sweep: Sweep, image: Ints, group: Group | None = None, local: Ints | None = None) -> None:
+    def __init__(
+        self, sweep: Sweep, image: Ints, group: Group | None = None, local: Ints | None = None
+    ) -> None:
         self.sweep = sweep
         self.device = sweep.images.device
         self.image = torch.from_numpy(image).to(self.device)
@@ -229,10 +247,15 @@ class _Batch:
 
     def frontier(self, nodes: Sequence[int]) -> dict[int, Tensor]:
         """The values that the head starts from; maps are put together whole."""
-        return {i: self._windows(i, self.wholes[i], 0.0) if i in self.wholes else self.live[i] for i in nodes}
+        return {
+            i: self._windows(i, self.wholes[i], 0.0) if i in self.wholes else self.live[i]
+            for i in nodes
+        }
 
     def differences(self) -> Tensor:
-        """Carry the differences at the boundary through the linear tail: (batch, outputs) in fp64."""
+        """Carry the differences at the boundary through the linear tail: (batch, outputs) in
+        fp64.
+        """
         sweep, nodes = self.sweep, self.nodes
         for i in sweep.tail.boundary:
             self.live[i] = self.live[i].double() - self._base(i).double()
@@ -253,7 +276,9 @@ class _Batch:
             del self.live[i]
 
     def _value(self, i: int, step: Step, outside: float) -> Any:
-        """Input `i` of a step: windows spliced from base and batch where the step reads more than was computed."""
+        """Input `i` of a step: windows spliced from base and batch where the step reads more than
+        was computed.
+        """
         if i in self.sweep.fixed:
             return self.sweep.fixed[i]
         return self._windows(i, step.reads[i], outside) if i in step.reads else self.live[i]
@@ -277,7 +302,9 @@ class _Batch:
         )
 
     def _difference(self, i: int, step: Step) -> Any:
-        """Input `i` of a step of the tail: nothing has changed outside the windows that were computed."""
+        """Input `i` of a step of the tail: nothing has changed outside the windows that were
+        computed.
+        """
         if i in self.sweep.doubles:
             return self.sweep.doubles[i]
         if i not in step.reads or step.reads[i] == self.windows[i]:
@@ -305,7 +332,9 @@ class _Batch:
         return splice_base(self.sweep.maps.read(i), self.image, self.where(self.windows[i]))
 
     def occlude(self, occluded: int) -> None:
-        """Put the baseline in each position's box. Rows from `occluded` on are null occlusions: nothing is changed."""
+        """Put the baseline in each position's box. Rows from `occluded` on are null occlusions:
+        nothing is changed.
+        """
         self.sweep.maps.prepare(self._boxes)
         graph, axes = self.sweep.graph, self.sweep.graph.axes
         where = self.where(self.windows[graph.input])
@@ -320,7 +349,8 @@ class _Batch:
             inside = inside & along.view(len(along), 1, *[-1 if k == d else 1 for k in range(axes)])
         content = self.sweep.baseline
         if all(content.stride(2 + d) == 0 for d in range(axes)):
-            content = content[(..., *[slice(1)] * axes)][self.image]
+            corner = content.as_strided((*content.shape[:2], *[1] * axes), content.stride())
+            content = corner[self.image]
         else:
             content = splice_base(
                 Tile(content, (0,) * axes, tuple(content.shape[2:])), self.image, where

@@ -11,8 +11,8 @@ from ..graph import Graph, is_fixed
 class Tail:
     """The nodes behind the last nonlinear ones, and the nodes they start from.
 
-    From `boundary` on, a sweep carries occluded − unoccluded in fp64 instead of values: one box moves the scores of a
-    high-resolution image by less than the rounding of the scores themselves.
+    From `boundary` on, a sweep carries occluded - unoccluded in fp64 instead of values: one box
+    moves the scores of a high-resolution image by less than the rounding of the scores themselves.
     """
 
     nodes: frozenset[int]
@@ -40,7 +40,8 @@ def linear_tail(graph: Graph) -> Tail:
 def head_of(graph: Graph, tail: Tail) -> tuple[frozenset[int], tuple[int, ...]]:
     """The nodes behind the last map, and the values they start from.
 
-    They are the same work for every position, whatever its windows, so they run in batches of their own. Empty where
+    They are the same work for every position, whatever its windows, so they run in batches of their
+    own. Empty where
     the linear tail starts at a map: differences then need no more than a sum over each window.
     """
     nodes = graph.nodes
@@ -51,7 +52,9 @@ def head_of(graph: Graph, tail: Tail) -> tuple[frozenset[int], tuple[int, ...]]:
             head.add(node.index)
     if not head - tail.nodes or not set(tail.boundary) <= head:
         return frozenset(), ()
-    frontier = {i for h in head for i in nodes[h].inputs if i not in head and not is_fixed(nodes[i])}
+    frontier = {
+        i for h in head for i in nodes[h].inputs if i not in head and not is_fixed(nodes[i])
+    }
     if any(nodes[h].kind.by_difference for h in head):
         return frozenset(), ()
     return frozenset(head), tuple(sorted(frontier))
