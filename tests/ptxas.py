@@ -54,7 +54,8 @@ def demangled(name: str) -> str:
     if not shutil.which("c++filt"):
         return name
     shown = subprocess.run(["c++filt", name], capture_output=True, text=True, check=True).stdout
-    return re.sub(r"\(.*", "", shown.strip()).replace("backsight::", "").replace("void ", "")
+    shown = shown.strip().replace("(anonymous namespace)::", "")
+    return re.sub(r"\(.*", "", shown).replace("backsight::", "").replace("void ", "")
 
 
 def compile_verbosely(compiler: str, source: Path, arch: str) -> list[Kernel]:

@@ -43,11 +43,10 @@ struct Array {
 };
 
 // All threads of the launch that csrc/cuda/rows.cuh would make.
-template <typename T, bool kChannelsLast, int kVector, typename Index, typename Rows>
+template <typename T, bool kChannelsLast, int kVector, typename Rows>
 void step(const Rows& rows, int64_t count, int64_t threads) {
   for (int64_t r = 0; r < count; ++r)
-    for (int64_t t = 0; t < threads; ++t)
-      write_row<T, kChannelsLast, kVector>(rows, static_cast<Index>(r), t, threads);
+    for (int64_t t = 0; t < threads; ++t) write_row<T, kChannelsLast, kVector>(rows, r, t, threads);
 }
 
 template <typename T, bool kChannelsLast, typename Rows>
@@ -60,9 +59,9 @@ void step(const Rows& rows) {
   constexpr int kVector = 16 / sizeof(T);
   const int64_t threads = int64_t{1} << draw(0, 3);
   if (length % kVector == 0 && draw(0, 3) > 0) {
-    step<T, kChannelsLast, kVector, int32_t>(rows, count, threads);
+    step<T, kChannelsLast, kVector>(rows, count, threads);
   } else {
-    step<T, kChannelsLast, 1, int64_t>(rows, count, threads);
+    step<T, kChannelsLast, 1>(rows, count, threads);
   }
 }
 

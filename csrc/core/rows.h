@@ -52,30 +52,32 @@ struct alignas(16) Block16 {
   uint64_t words[2];
 };
 
+// a / b for a >= 0 and b > 0; 32-bit division is much cheaper.
+HD int64_t divide(int64_t a, int64_t b) {
+  if (((a | b) >> 32) == 0) return static_cast<uint32_t>(a) / static_cast<uint32_t>(b);
+  return a / b;
+}
+
 // The part of row `r` (rows counted in the order in which they lie in memory) that falls to one of
 // `threads` threads. T has the elements' size; kVector is how many a thread writes at a time: 1, or
 // 16 bytes' worth if every row of the output is a whole number of aligned 16-byte blocks.
-template <typename T, bool kChannelsLast, int kVector, typename Index, typename Rows>
-HD void write_row(const Rows& rows, Index r, int64_t thread, int64_t threads) {
+template <typename T, bool kChannelsLast, int kVector, typename Rows>
+HD void write_row(const Rows& rows, int64_t r, int64_t thread, int64_t threads) {
   const View& out = rows.out();
-  const Index height = static_cast<Index>(out.size[1]), depth = static_cast<Index>(out.size[0]);
-  const Index planes = kChannelsLast ? 1 : static_cast<Index>(out.c);
-  const Index y = r % height, z = r / height % depth, plane = r / height / depth;
-  const Index c = plane % planes, n = plane / planes;
+  const int64_t planes = kChannelsLast ? 1 : out.c;
+  const int64_t slice = divide(r, out.size[1]), y = r - slice * out.size[1];
+  const int64_t plane = divide(slice, out.size[0]), z = slice - plane * out.size[0];
+  const int64_t n = divide(plane, planes), c = plane - n * planes;
   const int64_t channels = kChannelsLast ? out.c : 1;
   const int64_t length = out.size[2] * channels;
-  T* const to = reinterpret_cast<T*>(out.data) + static_cast<int64_t>(r) * length;
+  T* const to = reinterpret_cast<T*>(out.data) + r * length;
 
   const auto window = rows.window(n);
   const auto row = rows.row(window, n, c, z, y);
   for (int64_t i = thread * kVector; i < length; i += threads * kVector) {
     alignas(16) T block[kVector];
-    int64_t x = i, channel = 0;  // of the element
-    if (kChannelsLast) {
-      const bool small = length <= 0x7fffffff;  // 32-bit division is much cheaper
-      x = small ? static_cast<uint32_t>(i) / static_cast<uint32_t>(channels) : i / channels;
-      channel = i - x * channels;
-    }
+    int64_t x = kChannelsLast ? divide(i, channels) : i;  // of the element
+    int64_t channel = kChannelsLast ? i - x * channels : 0;
     Piece piece = rows.piece(window, row, x);
     const T* from = reinterpret_cast<const T*>(piece.from);  // cell x, channel 0
     if (kVector > 1 && from && (piece.end - x) * channels - channel >= kVector) {

@@ -11,11 +11,11 @@ namespace backsight::cuda {
 constexpr int kThreads = 256;
 
 // blockDim.x threads share a row; blockDim.y rows share a block.
-template <typename T, bool kChannelsLast, int kVector, typename Index, typename Rows>
+template <typename T, bool kChannelsLast, int kVector, typename Rows>
 __global__ void __launch_bounds__(kThreads)
-    rows_kernel(const __grid_constant__ Rows rows, Index count) {
-  const Index step = static_cast<Index>(gridDim.x) * blockDim.y;
-  Index r = static_cast<Index>(blockIdx.x) * blockDim.y + threadIdx.y;
+    rows_kernel(const __grid_constant__ Rows rows, int64_t count) {
+  const int64_t step = static_cast<int64_t>(gridDim.x) * blockDim.y;
+  int64_t r = static_cast<int64_t>(blockIdx.x) * blockDim.y + threadIdx.y;
   for (; r < count; r += step)
     write_row<T, kChannelsLast, kVector>(rows, r, threadIdx.x, blockDim.x);
 }
@@ -28,14 +28,8 @@ void launch_rows(cudaStream_t stream, const Rows& rows, int64_t count, int64_t l
   const dim3 block(across, kThreads / across);
   // Enough blocks to fill any GPU many times over; the kernel strides over what is left.
   const int64_t blocks = std::min<int64_t>((count + block.y - 1) / block.y, 1 << 20);
-  // Row indices are 32-bit where `r += step` cannot overflow: division is much cheaper.
-  if (count + blocks * block.y <= 0x7fffffff) {
-    rows_kernel<T, kChannelsLast, kVector, int32_t>
-        <<<static_cast<unsigned>(blocks), block, 0, stream>>>(rows, static_cast<int32_t>(count));
-  } else {
-    rows_kernel<T, kChannelsLast, kVector, int64_t>
-        <<<static_cast<unsigned>(blocks), block, 0, stream>>>(rows, count);
-  }
+  rows_kernel<T, kChannelsLast, kVector>
+      <<<static_cast<unsigned>(blocks), block, 0, stream>>>(rows, count);
   check_launch(name);
 }
 
@@ -63,7 +57,7 @@ void launch_rows(cudaStream_t stream, const Rows& rows, const char* name) {
   }
 }
 
-// Runtime values (element size, layout, alignment, index width) become template constants here.
+// Runtime values (element size, layout, alignment) become template constants here.
 template <typename Rows>
 void write_rows(void* stream, const Rows& rows, const char* name) {
   const auto s = static_cast<cudaStream_t>(stream);
