@@ -23,19 +23,26 @@ class Ahead {
  public:
   HD Ahead(const Run* first, const Run* last, int64_t c)
       : first_(first), last_(last), run_(first), c_(c) {
-    for (int i = 0; i < kRuns; ++i) prefetch_next();
+    int64_t bytes = 0;
+    for (int i = 0; i < kRuns && bytes < kDistance; ++i) bytes += prefetch_next();
   }
 
-  HD void prefetch_next() {
-    const char* from = run_->from + c_ * run_->step;
-    const int64_t bytes = min64(run_->bytes, kBytes);
-    for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(from + i, 0, 2);
+  // Returns how many bytes the run asked for writes, as far as they count here.
+  HD int64_t prefetch_next() {
+    const Run& run = *run_;
+    const int64_t bytes = min64(run.bytes, kBytes);
+    if (run.kind == Run::kLoose || run.kind == Run::kExact) {
+      const char* from = run.from + c_ * run.step;
+      for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(from + i, 0, 2);
+    }
     if (++run_ == last_) run_ = first_, ++c_;
+    return bytes;
   }
 
  private:
-  static constexpr int kRuns = 32;
-  static constexpr int64_t kBytes = 512;
+  static constexpr int kRuns = 32;  // at most
+  static constexpr int64_t kDistance = 8192;
+  static constexpr int64_t kBytes = 1024;  // of a run; the hardware follows longer ones
   const Run *first_, *last_, *run_;
   int64_t c_;
 };
