@@ -199,6 +199,11 @@ def test_plan_tells_what_will_be_done() -> None:
     text = str(backsight.plan(built("group_norm"), NETS["group_norm"].images(), window=8))
     assert "exact windows" in text
     assert "group_norm" in text.split("barriers")[1]
+    plan = backsight.plan(
+        built("squeeze_excitation"), NETS["squeeze_excitation"].images(), window=8
+    )
+    assert any("mul" in barrier for barrier in plan.barriers)
+    assert not backsight.plan(built("vgg16_fc"), NETS["vgg16_fc"].images(), window=8).barriers
     plan = backsight.plan(built("data_dependent"), NETS["data_dependent"].images(), window=8)
     assert not plan.windows
     assert "data-dependent" in str(plan)
@@ -214,6 +219,22 @@ def test_a_changed_model_is_captured_anew() -> None:
     _, truth = oracle(model, images, after.boxes, 0.0)
     assert (after.drops - truth).abs().max() <= 1e-3 * truth.abs().max()
     assert (after.drops - before).abs().max() > 1e-2 * before.abs().max()
+
+
+def test_weights_edited_through_data_are_noticed() -> None:
+    """Such edits leave the tensors' version counters alone."""
+    model, images = copy.deepcopy(built("resnet18")), NETS["resnet18"].images()
+    backsight.occlusion(model, images, window=16)
+    weight = next(iter(model.parameters()))
+    weight.data.copy_(weight.data * 1.1)
+    after = backsight.occlusion(model, images, window=16)
+    _, truth = oracle(model, images, after.boxes, 0.0)
+    assert (after.drops - truth).abs().max() <= 1e-3 * truth.abs().max()
+
+
+def test_a_model_that_cannot_be_captured_stays_quiet(capfd: pytest.CaptureFixture[str]) -> None:
+    backsight.plan(NETS["data_dependent"].build(), NETS["data_dependent"].images(), window=8)
+    assert capfd.readouterr() == ("", "")
 
 
 def test_a_model_changed_behind_our_back_is_noticed() -> None:

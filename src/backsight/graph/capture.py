@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
+import logging
 import operator
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -38,8 +41,7 @@ def capture(
     # Two samples: a batch of one would be baked into views.
     example = torch.zeros((2, *shape), dtype=dtype, device=device)
     try:
-        with torch.no_grad(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with torch.no_grad(), _quiet():
             exported = torch.export.export(
                 module, (example,), dynamic_shapes=(({0: torch.export.Dim.DYNAMIC},)), strict=False
             )
@@ -50,6 +52,20 @@ def capture(
     except Exception as error:
         raise CaptureError(_first_line(error)) from error
     return _Builder(exported, len(shape) - 1).graph()
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep torch.export's warnings and graph dumps off the terminal: its error says enough."""
+    logger = logging.getLogger("torch.fx.experimental.symbolic_shapes")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
 
 
 class _Function(nn.Module):

@@ -49,7 +49,16 @@ def fold_batch_norms(graph: Graph) -> Graph:
             batch_norm = graph.nodes[folded[node.index]]
             weight, bias = _folded(graph, node, batch_norm)
             constants = [
-                add(Node(0, f"{node.name}_{name}", kinds.CONSTANT, value=value, dtype=value.dtype))
+                add(
+                    Node(
+                        0,
+                        f"{node.name}_{name}",
+                        kinds.CONSTANT,
+                        value=value,
+                        dtype=value.dtype,
+                        own=True,
+                    )
+                )
                 for name, value in (("weight", weight), ("bias", bias))
             ]
             args = (args[0], Ref(constants[0]), Ref(constants[1]), *args[3:])

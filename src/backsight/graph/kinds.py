@@ -500,7 +500,8 @@ class GlobalMean(Kind):
         assert rules is not None
         changed = values[x.index]
         # Outside the window nothing changed, so the window's sum is the map's.
-        total = changed.sum(dim=tuple(range(2, changed.ndim)), keepdim=keepdim)
+        axes = tuple(range(2, changed.ndim))
+        total = changed.sum(dim=axes, keepdim=keepdim, dtype=torch.float64)
         return total / prod(r.size_in for r in rules)
 
 

@@ -54,7 +54,9 @@ def _lay_out(graph: Graph, node: Node, packs: Packs) -> None:
     if constant.value.ndim < 4:
         return
     form = torch.channels_last if constant.value.ndim == 4 else torch.channels_last_3d
-    constant.value = constant.value.contiguous(memory_format=form)
+    laid_out = constant.value.contiguous(memory_format=form)
+    constant.own = constant.own or laid_out is not constant.value
+    constant.value = laid_out
     if packs.can_hold(constant.value):
         node.target = _Packed(constant.value, packs)
 

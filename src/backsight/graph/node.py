@@ -30,7 +30,7 @@ class Node:
     `shape` is the shape of one sample, batch axis left out: (channels, *spatial) for a map.
     `spatial` says that the value is a map over the image's D axes, so that windows of it exist.
     `rules` holds, for each input that is a map, one axis rule per spatial axis; None for inputs
-    that are not.
+    that are not. `own` marks a constant made here, beside the model's own parameters.
     """
 
     index: int
@@ -45,6 +45,7 @@ class Node:
     spatial: bool = False
     module: str = ""
     operation: str = ""
+    own: bool = False
     value: Any = None
     rules: tuple[Rules | None, ...] = ()
 

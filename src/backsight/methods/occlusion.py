@@ -200,7 +200,7 @@ def _content(baseline: Baseline, images: Tensor) -> Tensor:
         if baseline != "mean":
             raise ValueError(f"expected a baseline number, tensor or 'mean', got {baseline!r}")
         return images.mean(dim=tuple(range(2, images.ndim)), keepdim=True)
-    content = torch.as_tensor(baseline).detach().to(images)
+    content = torch.as_tensor(baseline, dtype=images.dtype, device=images.device).detach()
     if content.ndim == 1 and len(content) == images.shape[1]:
         content = content.view(1, -1, *[1] * axes)
     try:

@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..geometry import Whole
 from ..graph import Graph, Node, is_fixed, projective_fields, window_reads
 from ..graph.fields import Cells
+from ..graph.kinds import Barrier
 from .grid import Grid
 from .groups import Cost, group
 from .tail import Tail, head_of, linear_tail
@@ -105,6 +107,8 @@ class Plan:
         flops, plain_flops: floating-point operations per image of this plan and of plain occlusion.
         base_bytes: activations of the unoccluded images that windows read.
         batch_bytes: the largest batch's working memory; within `memory`.
+        pass_bytes: what the pass over an unoccluded image takes at its peak beside `base_bytes`.
+        weight_bytes: weights with batch norms folded in, in the memory layout of the sweep.
         barriers: the operations that need whole maps, by name.
     """
 
@@ -125,6 +129,8 @@ class Plan:
     plain_flops: int = 0
     base_bytes: int = 0
     batch_bytes: int = 0
+    pass_bytes: int = 0
+    weight_bytes: int = 0
     batch: int = 0
     chunk: int = 1
     barriers: tuple[str, ...] = ()
@@ -141,6 +147,18 @@ class Plan:
     def flop_ratio(self) -> float:
         """Operations of plain occlusion over operations of this plan."""
         return self.plain_flops / self.flops if self.flops else 1.0
+
+    @property
+    def score_bytes(self) -> int:
+        """The result: fp64 while it is computed, and as it is returned."""
+        itemsize = 8 if self.dtype == torch.float64 else 4
+        return self.images * self.positions * self.outputs * (8 + itemsize)
+
+    @property
+    def peak_bytes(self) -> int:
+        """Memory beyond the model, the images and what `memory` leaves for packed weights."""
+        work = max(self.pass_bytes, self.batch_bytes)
+        return self.weight_bytes + self.base_bytes + work + self.score_bytes
 
     @cached_property
     def seconds(self) -> float:
@@ -175,7 +193,10 @@ class Plan:
             "memory": self.memory,
             "batch_bytes": self.batch_bytes,
             "base_bytes": self.base_bytes,
-            "score_bytes": self.images * self.positions * self.outputs * 8,
+            "pass_bytes": self.pass_bytes,
+            "weight_bytes": self.weight_bytes,
+            "peak_bytes": self.peak_bytes,
+            "score_bytes": self.score_bytes,
             "seconds": None if not self.windows else self.seconds,
             "barriers": list(self.barriers),
         }
@@ -205,11 +226,16 @@ class Plan:
                     f" {len(self.groups)} shapes",
                 ),
                 ("estimated time", f"{self.seconds:.2f} s"),
-                ("base activations", _bytes(self.base_bytes)),
+                ("weights laid out", _bytes(self.weight_bytes)),
+                (
+                    "base activations",
+                    f"{_bytes(self.base_bytes)}, and {_bytes(self.pass_bytes)} on the way",
+                ),
             ]
         rows += [
             ("batch memory", f"{_bytes(self.batch_bytes)} of {_bytes(self.memory)}"),
-            ("scores", _bytes(data["score_bytes"])),
+            ("scores", _bytes(self.score_bytes)),
+            ("peak beyond the model", _bytes(self.peak_bytes)),
             ("barriers", ", ".join(self.barriers) or "none"),
         ]
         width = max(len(name) for name, _ in rows)
@@ -314,8 +340,10 @@ def plan_windows(
         base_bytes=chunk * sum(prod(nodes[i].shape) * dtype.itemsize for i in keep),
         batch_bytes=max(g.item_bytes * g.batch for g in groups)
         + (last_part.item_bytes * last_part.batch if last_part else 0),
+        pass_bytes=_pass_bytes(graph, keep, dtype),
+        weight_bytes=_weight_bytes(graph),
         chunk=chunk,
-        barriers=tuple(n.label for n in nodes if _is_barrier(n, graph, tail)),
+        barriers=_barriers(graph, tail, head),
     )
 
 
@@ -331,18 +359,48 @@ def _computed(node: Node, start: Cells, stop: Cells) -> tuple[Cells, Cells]:
     return start, np.maximum(stop, start + 1)
 
 
-def _is_barrier(node: Node, graph: Graph, tail: Tail) -> bool:
-    """Whether a map that windows could have served is asked for whole here."""
-    if (
-        node.kind.local
-        or node.kind.by_difference
-        or node.index in tail.nodes
-        or node.index == graph.input
-    ):
-        return False
-    return not is_fixed(node) and any(
-        graph.nodes[i].spatial and prod(graph.nodes[i].extent) > 1 for i in node.inputs
+def _pass_bytes(graph: Graph, keep: set[int], dtype: torch.dtype) -> int:
+    """The most that one image's pass holds of maps that are not kept."""
+    live: dict[int, int] = {}
+    peak = 0
+    drop = graph.last_use(tuple(keep))
+    for node in graph.nodes:
+        if not is_fixed(node) and node.index not in keep:
+            live[node.index] = prod(node.shape) * dtype.itemsize
+        peak = max(peak, sum(live.values()))
+        for i in drop[node.index]:
+            live.pop(i, None)
+    return peak
+
+
+def _weight_bytes(graph: Graph) -> int:
+    return sum(n.value.nbytes for n in graph.nodes if n.own and isinstance(n.value, torch.Tensor))
+
+
+def _barriers(graph: Graph, tail: Tail, head: frozenset[int]) -> tuple[str, ...]:
+    """The operations where windows end. A head of fully connected layers is none: it ends the
+    network.
+    """
+    connected = all(not isinstance(graph.nodes[h].kind, Barrier) for h in head)
+    skip = head if connected else frozenset()
+    return tuple(
+        n.label for n in graph.nodes if n.index not in skip and _is_barrier(n, graph, tail)
     )
+
+
+def _is_barrier(node: Node, graph: Graph, tail: Tail) -> bool:
+    """Whether a map that could have been read in windows is read, or made, whole here."""
+    nodes = graph.nodes
+    if is_fixed(node) or node.index in tail.nodes or node.kind.by_difference:
+        return False
+    if node.kind.local:  # a join with something that has changed as a whole
+        spreads = any(
+            isinstance(rule, Whole) and rule.size_out > 1
+            for rules in node.rules
+            for rule in rules or ()
+        )
+        return spreads and not all(is_fixed(nodes[i]) for i in node.inputs)
+    return any(nodes[i].spatial and prod(nodes[i].extent) > 1 for i in node.inputs)
 
 
 def _flops(graph: Graph, window: dict[int, tuple[int, ...]]) -> int:

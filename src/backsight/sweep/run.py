@@ -234,9 +234,10 @@ class _Batch:
             values = {i: self._value(i, step, node.kind.outside(node)) for i in node.inputs}
             if node.kind.by_difference:
                 (source,) = step.reads
-                values[source] = values[source] - self._base(source)
+                values[source] = _minus(values[source], self._base(source))
                 change = node.kind.difference(node, nodes, values, {}, None)
-                self.live[step.node] = self._base(step.node) + change
+                base = self._base(step.node)
+                self.live[step.node] = (base + change).to(base.dtype)
             elif step.whole:
                 self.live[step.node] = node.kind.whole(node, values)
             else:
@@ -258,7 +259,7 @@ class _Batch:
         """
         sweep, nodes = self.sweep, self.nodes
         for i in sweep.tail.boundary:
-            self.live[i] = self.live[i].double() - self._base(i).double()
+            self.live[i] = _minus(self.live[i], self._base(i))
         for step in self.steps:
             if step.node not in sweep.tail.nodes:
                 continue
@@ -269,7 +270,7 @@ class _Batch:
             self.live[step.node] = node.kind.difference(node, nodes, values, reads, out)
             self._free(step)
         result: Tensor = self.live[sweep.graph.output]
-        return result.reshape(len(self.image), -1)
+        return result.reshape(len(self.image), -1).double()
 
     def _free(self, step: Step) -> None:
         for i in step.free:
@@ -307,10 +308,13 @@ class _Batch:
         """
         if i in self.sweep.doubles:
             return self.sweep.doubles[i]
-        if i not in step.reads or step.reads[i] == self.windows[i]:
-            return self.live[i]
-        here, there = self.where(self.windows[i]), self.where(step.reads[i])
         changed = self.live[i]
+        if not isinstance(changed, Tensor) or self.nodes[step.node].kind.by_difference:
+            return changed
+        changed = changed.double()
+        if i not in step.reads or step.reads[i] == self.windows[i]:
+            return changed
+        here, there = self.where(self.windows[i]), self.where(step.reads[i])
         node = self.nodes[i]
         zeros = changed.new_zeros(1).expand(1, *node.shape)
         return ops.splice(
@@ -384,3 +388,9 @@ class _Batch:
             if by_difference and step.node in windows:
                 need(step.node, windows[step.node])
         return boxes
+
+
+def _minus(value: Tensor, base: Tensor) -> Tensor:
+    """What has changed, in fp32 at least: the subtraction of two neighbours rounds that little."""
+    wide = torch.promote_types(value.dtype, torch.float32)
+    return base.to(wide).neg_().add_(value)
