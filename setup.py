@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -26,6 +27,8 @@ class CMakeBuild(build_ext):
         configure = [
             "cmake",
             *("-S", str(ROOT), "-B", str(work), "-G", "Ninja"),
+            # A build folder of before remembers a ninja that pip has since removed.
+            f"-DCMAKE_MAKE_PROGRAM={shutil.which('ninja')}",
             "-DCMAKE_BUILD_TYPE=" + ("Debug" if self.debug else "Release"),
             f"-DCMAKE_LIBRARY_OUTPUT_DIRECTORY={target.parent}",
             f"-DPython_EXECUTABLE={sys.executable}",
