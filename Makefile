@@ -10,10 +10,10 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check
 PIN    := --constraint constraints.txt
 PYTEST_ARGS ?=
 
-# What the installed package is made of; a newer one of these means installing it again.
-SOURCES := pyproject.toml setup.py CMakeLists.txt constraints.txt \
-  $(shell find src csrc -name '*.py' -o -name '*.pyi' -o -name '*.txt' \
-                        -o -name '*.h' -o -name '*.cuh' -o -name '*.cpp' -o -name '*.cu')
+# What the compiled module and the environment are made of; a newer one means installing again.
+NATIVE  := pyproject.toml setup.py CMakeLists.txt constraints.txt \
+  $(shell find csrc -name '*.h' -o -name '*.cuh' -o -name '*.cpp' -o -name '*.cu')
+PACKAGE := $(shell find src -name '*.py' -o -name '*.pyi' -o -name '*.txt')
 
 .PHONY: help demo test lint format sanitize bench gpu dist clean
 
@@ -33,16 +33,17 @@ $(BIN)/python:
 	  f"expected Python 3.10 or newer as $(PYTHON), got {v[0]}.{v[1]}; name another: make PYTHON=...")'
 	$(PYTHON) -m venv $(VENV)
 
-# One mark per set of extras. pip installs a folder anew each time it is asked to.
-$(VENV)/.demo: $(BIN)/python $(SOURCES)
+# Marks of what is installed: for users, a copy of the package; for development, with all the tools,
+# the sources themselves (changed Python needs no new install). The demo takes what is there.
+$(VENV)/.demo: $(BIN)/python $(NATIVE) $(PACKAGE)
 	$(PIP) install --quiet $(PIN) ".[demo]"
 	@touch $@
 
-$(VENV)/.dev: $(BIN)/python $(SOURCES)
-	$(PIP) install --quiet $(PIN) ".[demo,dev]"
-	@touch $@ $(VENV)/.demo
+$(VENV)/.dev: $(BIN)/python $(NATIVE)
+	$(PIP) install --quiet $(PIN) --editable ".[demo,dev]"
+	@touch $@
 
-demo: $(VENV)/.demo
+demo: $(if $(wildcard $(VENV)/.dev),$(VENV)/.dev,$(VENV)/.demo)
 	$(BIN)/backsight occlusion \
 	  "$$($(BIN)/python -c 'import skimage, os; print(os.path.dirname(skimage.__file__))')/data/coffee.png" \
 	  --model squeezenet --window 32 --stride 8 -o demo
@@ -73,10 +74,16 @@ bench: $(VENV)/.dev
 gpu: $(VENV)/.dev
 	PYTHON=$(BIN)/python bash bench/gpu.sh
 
+# The wheel is built from the sdist, and tried without the sources.
 dist: $(VENV)/.dev
+	rm -rf dist build/wheel
 	$(BIN)/python -m build --outdir dist .
+	$(PIP) install --quiet --no-deps --target build/wheel dist/*.whl
+	cd build && PYTHONPATH=wheel ../$(BIN)/python -c "import backsight, backsight.ops; \
+	  from backsight import zoo; assert 'wheel' in backsight.__file__; \
+	  assert len(zoo.imagenet_classes()) == 1000; print('the wheel imports')"
 
 clean:
-	rm -rf $(VENV) build dist demo src/*.egg-info .benchmarks
+	rm -rf $(VENV) build dist demo src/*.egg-info src/backsight/_C*.so .benchmarks
 	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find src tests bench -name __pycache__ -prune -exec rm -rf {} +
