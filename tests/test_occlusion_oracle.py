@@ -14,7 +14,10 @@ from hypothesis import HealthCheck, assume, given, settings
 from torch import Tensor, nn
 
 import backsight
+from backsight.maps import TiledMaps, WholeMaps
+from backsight.methods import occlusion as method
 from backsight.sweep.plan import Machine
+from backsight.sweep.run import run_windows
 from nets import NETS, Shape
 from oracle import grid, oracle
 from random_graphs import GraphCase, graph_cases
@@ -105,6 +108,17 @@ def every_window_size() -> Iterator[None]:
         yield
 
 
+PROVIDERS = (WholeMaps, TiledMaps)
+
+
+@contextlib.contextmanager
+def reading_from(provider: type) -> Iterator[None]:
+    """Sweeps read the unoccluded activations from this provider."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(method, "run_windows", functools.partial(run_windows, provider=provider))
+        yield
+
+
 FP32, FP64 = torch.float32, torch.float64
 # (network, shape, dtype, merged): each network in both dtypes, with merged and with exact windows.
 CASES = [
@@ -125,11 +139,13 @@ def test_network(name: str, shape: Shape, dtype: torch.dtype, merged: bool) -> N
     case = NETS[name]
     model, images, kinds, base, drops = judged(name, shape)
     boxes = torch.cat(list(kinds.values()))
-    with contextlib.nullcontext() if merged else every_window_size():
-        result = backsight.occlusion(model.to(dtype), images.to(dtype), boxes=boxes, baseline=0.1)
+    model, images = model.to(dtype), images.to(dtype)
+    for provider in PROVIDERS:
+        with contextlib.nullcontext() if merged else every_window_size(), reading_from(provider):
+            result = backsight.occlusion(model, images, boxes=boxes, baseline=0.1)
+        assert torch.equal(result.boxes, boxes)
+        assert_drops(result, base, drops, dtype, kinds)
     model.float()  # the cached model stays as it was: fp64 holds every fp32 weight exactly
-    assert torch.equal(result.boxes, boxes)
-    assert_drops(result, base, drops, dtype, kinds)
     plan = result.plan.as_dict()
     assert plan["method"] == ("windows" if case.capture else "plain")
     assert bool(plan["reason"]) != case.capture
@@ -183,14 +199,15 @@ def test_grid(
 def check_random_graph(case: GraphCase) -> None:
     base, drops = oracle(case.model, case.images, case.boxes, case.baseline)
     assume(drops.abs().max() > 1e-3 * base.abs().max())  # all but one in two hundred
-    for dtype in (torch.float32, torch.float64):
+    for dtype, provider in ((FP32, WholeMaps), (FP64, TiledMaps)):
         baseline = case.baseline
         if isinstance(baseline, Tensor):
             baseline = baseline.to(dtype)
         arguments = {"window": case.window, "stride": case.stride, "edge": case.edge}
         if case.window is None:
             arguments = {"boxes": case.boxes}
-        with contextlib.nullcontext() if dtype == torch.float32 else every_window_size():
+        exact = contextlib.nullcontext() if dtype == FP32 else every_window_size()
+        with exact, reading_from(provider):
             result = backsight.occlusion(
                 case.model.to(dtype), case.images.to(dtype), baseline=baseline, **arguments
             )
