@@ -156,8 +156,10 @@ class Plan:
 
     @property
     def peak_bytes(self) -> int:
-        """Memory beyond the model, the images and what `memory` leaves for packed weights."""
-        work = max(self.pass_bytes, self.batch_bytes)
+        """At most this much memory beyond the model and the images: what the batches leave of
+        `memory` may hold weights packed for them.
+        """
+        work = max(self.pass_bytes, self.memory if self.windows else self.batch_bytes)
         return self.weight_bytes + self.base_bytes + work + self.score_bytes
 
     @cached_property
@@ -235,7 +237,7 @@ class Plan:
         rows += [
             ("batch memory", f"{_bytes(self.batch_bytes)} of {_bytes(self.memory)}"),
             ("scores", _bytes(self.score_bytes)),
-            ("peak beyond the model", _bytes(self.peak_bytes)),
+            ("peak beyond the model", f"at most {_bytes(self.peak_bytes)}"),
             ("barriers", ", ".join(self.barriers) or "none"),
         ]
         width = max(len(name) for name, _ in rows)
