@@ -77,9 +77,8 @@ def occlusion(
             if prepared.graph is None:
                 changes, nulls, base = run_plain(todo, model, images, content, bar.update)
             else:
-                # What the batches leave of the memory may hold weights in the layouts that suit
-                # them.
-                prepared.packs.limit = max(0, todo.memory - todo.batch_bytes)
+                # Half of what the batches leave of the memory may hold weights packed for them.
+                prepared.packs.limit = max(0, todo.memory - todo.batch_bytes) // 2
                 changes, nulls, base = run_windows(todo, images, content, bar.update)
         axes = images.ndim - 2
         empty = (todo.grid.boxes[:, axes:] <= todo.grid.boxes[:, :axes]).any(1)
