@@ -18,6 +18,7 @@ from backsight.maps import TiledMaps
 from backsight.methods import occlusion as method
 from backsight.sweep.grid import grid
 from backsight.sweep.groups import Cost, group
+from backsight.sweep.precision import full_precision
 from backsight.sweep.run import run_windows
 from nets import NETS
 from oracle import grid as oracle_grid
@@ -387,3 +388,18 @@ def test_groups_cover_and_save() -> None:
         classes, counted = np.unique(needed, axis=0, return_counts=True)
         assert cost.of(windows, counts).sum() <= cost.of(classes, counted).sum() + 1e-12
     assert len(windows) == 1  # launches cost more than anything
+
+
+def test_settings_of_cudnn_come_back() -> None:
+    """Settable without a GPU, so testable without one."""
+    cudnn = torch.backends.cudnn
+
+    def settings() -> tuple[bool, bool, bool]:
+        return cudnn.allow_tf32, cudnn.deterministic, cudnn.benchmark
+
+    before = settings()
+    with pytest.raises(RuntimeError, match="inside"), full_precision(torch.device("cuda")):
+        assert settings() == (False, True, False)
+        raise RuntimeError("inside")
+    assert settings() == before
+    assert before != (False, True, False)

@@ -16,6 +16,7 @@ from ..sweep.grid import Grid, explicit, grid, per_axis
 from ..sweep.models import Prepared, prepare
 from ..sweep.plain import run_plain
 from ..sweep.plan import Plan, plan_plain, plan_windows
+from ..sweep.precision import full_precision
 from ..sweep.result import Occlusion
 from ..sweep.run import run_windows
 
@@ -69,7 +70,8 @@ def occlusion(
     Raises:
         ValueError: an argument does not fit; the sentence says what was expected and what came.
     """
-    with torch.no_grad():
+    _check_images(images)
+    with torch.no_grad(), full_precision(images.device):
         prepared, todo = _plan(model, images, window, stride, edge, boxes, memory)
         content = _content(baseline, images)
         bar = tqdm(total=len(images) * todo.positions, unit="box", disable=not show_progress)
@@ -103,7 +105,8 @@ def plan(
     """What `occlusion` with the same arguments would do: windows, work, memory and time. Prints as
     a table.
     """
-    with torch.no_grad():
+    _check_images(images)
+    with torch.no_grad(), full_precision(images.device):
         _content(baseline, images)
         return _plan(model, images, window, stride, edge, boxes, memory)[1]
 
@@ -117,7 +120,6 @@ def _plan(
     boxes: Tensor | Sequence[Sequence[int]] | None,
     memory: int | None,
 ) -> tuple[Prepared, Plan]:
-    _check_images(images)
     positions = _positions(images.shape[2:], window, stride, edge, boxes)
     budget = MEMORY if memory is None else memory
     if not isinstance(budget, int) or budget <= 0:

@@ -1,0 +1,25 @@
+"""Full precision on GPUs: a drop is smaller than TensorFloat-32 resolves."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import torch
+
+
+@contextlib.contextmanager
+def full_precision(device: torch.device) -> Iterator[None]:
+    """While this lasts, cuDNN convolves fp32 in fp32, by one algorithm that gives the same bits each
+    time. The settings are the process's; they are put back, also after an exception.
+    """
+    if device.type != "cuda":
+        yield
+        return
+    cudnn = torch.backends.cudnn
+    before = cudnn.allow_tf32, cudnn.deterministic, cudnn.benchmark
+    try:
+        cudnn.allow_tf32, cudnn.deterministic, cudnn.benchmark = False, True, False
+        yield
+    finally:
+        cudnn.allow_tf32, cudnn.deterministic, cudnn.benchmark = before
