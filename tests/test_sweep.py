@@ -397,9 +397,13 @@ def test_settings_of_cudnn_come_back() -> None:
     def settings() -> tuple[bool, bool, bool]:
         return cudnn.allow_tf32, cudnn.deterministic, cudnn.benchmark
 
+    def fail() -> None:
+        with full_precision(torch.device("cuda")):
+            assert settings() == (False, True, False)
+            raise RuntimeError("inside")
+
     before = settings()
-    with pytest.raises(RuntimeError, match="inside"), full_precision(torch.device("cuda")):
-        assert settings() == (False, True, False)
-        raise RuntimeError("inside")
+    with pytest.raises(RuntimeError, match="inside"):
+        fail()
     assert settings() == before
     assert before != (False, True, False)
