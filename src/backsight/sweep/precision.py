@@ -10,7 +10,7 @@ import torch
 
 @contextlib.contextmanager
 def full_precision(device: torch.device) -> Iterator[None]:
-    """While this lasts, cuDNN convolves fp32 in fp32, by one algorithm with the same bits each time.
+    """While this lasts, cuDNN convolves fp32 in fp32, with the same bits each time.
 
     The settings are the process's; they are put back, also after an exception.
     """
