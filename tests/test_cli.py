@@ -51,6 +51,11 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 OWN = ["occlusion", "photo.png", "--model", "own_network:make", "--classes", "names.txt", "--full"]
 
 
+def files(folder: Path) -> list[Path]:
+    """All that lies there, but for what importing leaves."""
+    return sorted(path for path in folder.rglob("*") if "__pycache__" not in path.parts)
+
+
 def results(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir()) if folder.exists() else []
 
@@ -59,14 +64,14 @@ def refused(
     arguments: list[str], message: str, capsys: pytest.CaptureFixture[str], folder: Path
 ) -> None:
     """The command ends with 2, one sentence with the message, and leaves no file behind."""
-    before = sorted(folder.rglob("*"))
+    before = files(folder)
     assert run([*arguments, "-o", "out"]) == 2
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err.startswith("backsight: ")
     assert captured.err.count("\n") == 1
     assert message in captured.err
-    assert [path for path in sorted(folder.rglob("*")) if "__pycache__" not in str(path)] == before
+    assert files(folder) == before
 
 
 def test_writes_picture_numbers_and_report(
@@ -291,8 +296,14 @@ def test_failed_write_leaves_nothing(folder: Path) -> None:
 
 
 def test_interrupted_command_leaves_nothing(folder: Path) -> None:
+    # a shell that starts this in the background has its children ignore Ctrl-C
+    program = (
+        "import signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "from backsight.cli import main\nmain()\n"
+    )
     arguments = [*OWN[:-1], "--size", "400", "--window", "9", "--stride", "1", "-o", "out"]
-    with subprocess.Popen([*COMMAND, *arguments], stderr=subprocess.PIPE, text=True) as process:
+    command = [sys.executable, "-c", program, *arguments]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
         assert process.stderr.read(1), "no progress bar"
         process.send_signal(signal.SIGINT)
