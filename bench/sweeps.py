@@ -47,7 +47,7 @@ class Case:
     @property
     def label(self) -> str:
         kind = {torch.float32: "fp32", torch.bfloat16: "bf16"}[self.dtype]
-        return f"{self.name} {self.size} {self.window}/{self.stride} {kind}"
+        return f"{self.name} {self.size} {self.window}/{self.stride} {self.edge} {kind}"
 
 
 def sweep_row(

@@ -17,11 +17,13 @@ from harness import QUICK, Report, build, duration, has_amx, photo
 from nets import resnet18, resnet50, squeezenet1_1, vgg16
 from sweeps import Case, sweep_row
 
-# With stride 64 and window 32 the last "clip" boxes of a 1024 image would be empty: "drop".
+# With stride 64 and window 32 the last "clip" boxes of a 1024 image are empty, which flatters a
+# sweep: those cases use "drop", and one of them is shown on the default grid too.
 CASES = [
     Case("VGG16", vgg16, 224, 16, 8, 8.0, (1, 8, 32), 32),
     Case("ResNet-18", resnet18, 224, 16, 8, 2.2, (1, 8, 32), 64),
     Case("VGG16", vgg16, 1024, 32, 64, 90.0, (1, 2), 2, (1, 8), "drop"),
+    Case("VGG16", vgg16, 1024, 32, 64, 90.0, (1,), 2, ()),
     Case("ResNet-50", resnet50, 1024, 32, 64, 20.0, (1, 2, 4), 4, (1, 8), "drop"),
     Case("SqueezeNet 1.1", squeezenet1_1, 1024, 32, 16, "flops", (1, 4, 8), 8, (1, 8)),
 ]

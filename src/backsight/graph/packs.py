@@ -46,8 +46,9 @@ class Packs:
             layout = torch.ops.mkldnn._get_mkldnn_serialized_md(packed).numpy().tobytes()
             self._layouts[id(weight), shape] = layout
             if (id(weight), layout) not in self._kept:
-                self._kept[id(weight), layout] = packed, weight.nbytes
-                self.bytes += weight.nbytes
+                size = torch.ops.mkldnn._nbytes(packed)
+                self._kept[id(weight), layout] = packed, size
+                self.bytes += size
             while self.bytes > self.limit and self._kept:
                 self.bytes -= self._kept.popitem(last=False)[1][1]
             return packed
@@ -55,5 +56,10 @@ class Packs:
 
 @lru_cache(maxsize=1)
 def _can_pack() -> bool:
-    names = ("_convolution_pointwise", "_reorder_convolution_weight", "_get_mkldnn_serialized_md")
+    names = (
+        "_convolution_pointwise",
+        "_reorder_convolution_weight",
+        "_get_mkldnn_serialized_md",
+        "_nbytes",
+    )
     return torch.backends.mkldnn.is_available() and all(hasattr(torch.ops.mkldnn, n) for n in names)

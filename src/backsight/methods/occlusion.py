@@ -13,7 +13,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..sweep.grid import Grid, explicit, grid, per_axis
-from ..sweep.models import Prepared, prepare
+from ..sweep.models import Prepared, prepare, verify
 from ..sweep.plain import run_plain
 from ..sweep.plan import Plan, plan_plain, plan_windows
 from ..sweep.precision import full_precision
@@ -72,8 +72,10 @@ def occlusion(
     """
     _check_images(images)
     with torch.no_grad(), full_precision(images.device):
-        prepared, todo = _plan(model, images, window, stride, edge, boxes, memory)
         content = _content(baseline, images)
+        prepared, todo = _plan(model, images, window, stride, edge, boxes, memory)
+        if not verify(prepared, model, images):
+            prepared, todo = _plan(model, images, window, stride, edge, boxes, memory)
         bar = tqdm(total=len(images) * todo.positions, unit="box", disable=not show_progress)
         with bar:
             if prepared.graph is None:

@@ -32,6 +32,7 @@ class Prepared:
     outputs: int
     packs: Packs = field(default_factory=Packs)
     plans: dict[Any, Any] = field(default_factory=dict)
+    verified: bool = False
 
 
 _known: weakref.WeakKeyDictionary[Any, dict[Any, Prepared]] = weakref.WeakKeyDictionary()
@@ -63,16 +64,29 @@ def _captured(model: Model, images: Tensor) -> Prepared:
     packs = Packs()
     try:
         graph = capture(model, tuple(images.shape[1:]), images.dtype, images.device)
-        graph = lower(fold_batch_norms(graph), packs)
     except CaptureError as error:
         return Prepared(None, str(error), scores_of(model(images[:1]), 1).shape[1])
-    own = scores_of(model(images[:1]), 1)
-    check_scores(own)
-    if not _agrees(graph, images, own):
-        return Prepared(
-            None, "the captured graph does not compute what the model does", own.shape[1]
-        )
-    return Prepared(graph, None, own.shape[1], packs)
+    graph = lower(fold_batch_norms(graph), packs)
+    return Prepared(graph, None, graph.outputs, packs)
+
+
+def verify(prepared: Prepared, model: Model, images: Tensor) -> bool:
+    """Whether the captured graph reproduces the model's own output for the first image.
+
+    Looked at once; a graph that does not is dropped, and the model runs plainly.
+    """
+    with _lock:
+        if prepared.graph is None or prepared.verified:
+            return True
+        own = scores_of(model(images[:1]), 1)
+        check_scores(own)
+        if _agrees(prepared.graph, images, own):
+            prepared.verified = True
+            return True
+        prepared.graph, prepared.outputs = None, own.shape[1]
+        prepared.reason = "the captured graph does not compute what the model does"
+        prepared.plans.clear()
+        return False
 
 
 def _agrees(graph: Graph, images: Tensor, own: Tensor) -> bool:
@@ -104,7 +118,11 @@ def _fingerprint(model: Model) -> Any:
 
 def _sums(tensors: list[Tensor]) -> bytes:
     """Sums of all values: edits through `.data` leave no other trace. One read of the weights."""
-    sums = [t.detach().sum(dtype=torch.float64) for t in tensors if t.numel()]
+    sums = [
+        t.detach().sum(dtype=torch.float32 if t.dtype.itemsize < 4 else None).double()
+        for t in tensors
+        if t.numel()
+    ]
     return torch.stack(sums).cpu().numpy().tobytes() if sums else b""
 
 
