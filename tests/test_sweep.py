@@ -18,6 +18,7 @@ from backsight.maps import TiledMaps
 from backsight.methods import occlusion as method
 from backsight.sweep.grid import grid
 from backsight.sweep.groups import Cost, group
+from backsight.sweep.plan import Machine
 from backsight.sweep.precision import full_precision
 from backsight.sweep.run import run_windows
 from nets import NETS
@@ -124,6 +125,19 @@ def test_small_memory_changes_batches_not_drops() -> None:
     assert isinstance(small.plan, backsight.Plan)
     assert small.plan.as_dict()["batches"] > large.plan.as_dict()["batches"]
     assert (small.drops - large.drops).abs().max() <= 1e-4 * large.drops.abs().max()
+
+
+def test_the_head_s_batches_lose_no_position(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever remains when a batch of the head is full: much, one row, or none."""
+    model, images = built("vgg16_fc"), NETS["vgg16_fc"].images()
+    boxes = backsight.occlusion(model, images, window=12, stride=9).boxes
+    expected = backsight.occlusion(model, images, boxes=boxes).drops
+    few = Machine(flops=1e9, bandwidth=1e9, launch=1e-5, rows=2)
+    monkeypatch.setattr(Machine, "of", classmethod(lambda cls, device, dtype: few))
+    for count in range(1, 25):
+        drops = backsight.occlusion(model, images, boxes=boxes[:count]).drops
+        largest = expected[:, :count].abs().max()
+        assert (drops - expected[:, :count]).abs().max() <= 1e-4 * largest
 
 
 def test_several_threads_at_once() -> None:

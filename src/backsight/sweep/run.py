@@ -184,8 +184,8 @@ class _HeadBatches:
             _Rows(rows.image[s], rows.position[s]) for s in (slice(size), slice(size, None))
         )
         self.count -= size
-        self.rows = [later]
-        self.values = [{i: v[size:].clone() for i, v in values.items()}]
+        self.rows = [later] if self.count else []
+        self.values = [{i: v[size:].clone() for i, v in values.items()}] if self.count else []
         batch = _Batch(self.sweep, now.image)
         batch.live.update({i: v[:size] for i, v in values.items()})
         batch.values()
