@@ -11,8 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-_DTYPES = (torch.float32, torch.bfloat16)
-
 
 class Packs:
     """Convolution weights in oneDNN's own layouts, the least recently used dropped beyond `limit`
@@ -33,7 +31,7 @@ class Packs:
     @staticmethod
     def can_hold(weight: Tensor) -> bool:
         """Whether oneDNN takes packed weights of this device and dtype from this torch."""
-        return weight.device.type == "cpu" and weight.dtype in _DTYPES and _can_pack()
+        return weight.device.type == "cpu" and _can_pack(weight.dtype)
 
     def get(self, weight: Tensor, shape: Any, pack: Callable[[], Tensor]) -> Tensor:
         """`weight` in the layout for `shape`; `pack` makes it."""
@@ -54,12 +52,17 @@ class Packs:
             return packed
 
 
-@lru_cache(maxsize=1)
-def _can_pack() -> bool:
+@lru_cache(maxsize=8)
+def _can_pack(dtype: torch.dtype) -> bool:
+    if dtype not in (torch.float32, torch.bfloat16) or not torch.backends.mkldnn.is_available():
+        return False
     names = (
         "_convolution_pointwise",
         "_reorder_convolution_weight",
         "_get_mkldnn_serialized_md",
         "_nbytes",
+        "_is_mkldnn_bf16_supported",
     )
-    return torch.backends.mkldnn.is_available() and all(hasattr(torch.ops.mkldnn, n) for n in names)
+    if not all(hasattr(torch.ops.mkldnn, name) for name in names):
+        return False
+    return dtype == torch.float32 or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
