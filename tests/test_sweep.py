@@ -290,6 +290,89 @@ def test_a_model_changed_behind_our_back_is_noticed() -> None:
     assert (after.drops - before).abs().max() > 0.1 * before.abs().max()
 
 
+@pytest.mark.parametrize("change", ["layer", "function", "tensor", "list", "permutation"])
+def test_no_change_goes_unnoticed(change: str) -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.layer = nn.Conv2d(3, 4, 3), nn.Tanh()
+            self.function, self.factor, self.factors = torch.tanh, torch.tensor(2.0), [2.0]
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.function(self.layer(self.conv(x)) * self.factor * self.factors[0])
+            return y.mean((2, 3)) * torch.arange(1.0, 5.0)
+
+    model, images = Net(), torch.randn(1, 3, 20, 20, generator=torch.Generator().manual_seed(0))
+    before = backsight.occlusion(model, images, window=7)
+    weight = model.conv.weight
+    with torch.no_grad():
+        {
+            "layer": lambda: setattr(model, "layer", nn.Sigmoid()),
+            "function": lambda: setattr(model, "function", torch.sigmoid),
+            "tensor": lambda: setattr(model, "factor", torch.tensor(5.0)),
+            "list": lambda: setattr(model, "factors", [5.0]),
+            "permutation": lambda: weight.data.copy_(weight.data.flip(0)),
+        }[change]()
+    after = backsight.occlusion(model, images, window=7)
+    base, truth = oracle(model, images, after.boxes, 0.0)
+    assert (after.base - base).abs().max() <= 1e-4 * base.abs().max()
+    assert (after.drops - truth).abs().max() <= 1e-3 * truth.abs().max()
+    assert (after.drops - before.drops).abs().max() > 1e-2 * before.drops.abs().max()
+
+
+def test_a_function_over_a_changed_model() -> None:
+    inner, images = copy.deepcopy(built("resnet18")), NETS["resnet18"].images()
+    before = backsight.occlusion(lambda x: inner(x), images, window=20).drops
+    inner.conv1.weight.data.mul_(3.0)
+    after = backsight.occlusion(lambda x: inner(x), images, window=20)
+    _, truth = oracle(inner, images, after.boxes, 0.0)
+    assert (after.drops - truth).abs().max() <= 1e-3 * truth.abs().max()
+    assert (after.drops - before).abs().max() > 1e-2 * before.abs().max()
+
+
+class Conv(nn.Module):
+    """A convolution and what a test does with it."""
+
+    def __init__(self, then: Any) -> None:
+        super().__init__()
+        self.conv, self.then = nn.Conv2d(3, 2, 3, padding=1), then
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.then(self.conv(x))
+        return y
+
+
+@pytest.mark.parametrize(
+    "then",
+    [
+        lambda y: y,
+        lambda y: y.relu(),
+        lambda y: y[:, :1] * 2.0,
+        lambda y: nn.functional.avg_pool2d(y, 2),
+        lambda y: torch.div(y, 0.1, rounding_mode="floor").flatten(1),
+        lambda y: (2.0 - y).tanh(),
+    ],
+    ids=["conv", "relu", "scaled", "pool", "floor", "tanh"],
+)
+def test_maps_as_outputs(then: Any) -> None:
+    """Dense outputs come flattened: (images, positions, channels * height * width)."""
+    model = Conv(then).double()
+    images = torch.randn(2, 3, 9, 12, generator=torch.Generator().manual_seed(1)).double()
+    for window in (1, 4):
+        result = backsight.occlusion(model, images, window=window, stride=3)
+        _, truth = oracle(model, images, result.boxes, 0.0)
+        truth = truth.flatten(2)
+        assert truth.abs().max() > 0
+        assert (result.drops - truth).abs().max() <= 1e-9 * truth.abs().max()
+
+
+@pytest.mark.parametrize("then", [lambda y: y / y.shape[0], lambda y: y - y.mean((0, 2, 3))[0]])
+def test_models_that_mix_the_batch_are_refused(then: Any) -> None:
+    images = torch.randn(1, 3, 9, 12, generator=torch.Generator().manual_seed(1))
+    model = Conv(lambda y: then(y).mean((2, 3)))
+    assert "scores each image by itself" in refusal(model=model, images=images, window=3)
+
+
 class Broken(nn.Module):
     """Fails on occluded copies alone."""
 

@@ -266,7 +266,8 @@ def _one_varying(node: Node, varying: list[int]) -> bool:
 
 def _numerator_varies(node: Node, varying: list[int]) -> bool:
     return (
-        _one_varying(node, varying)
+        node.kwargs.get("rounding_mode") is None
+        and _one_varying(node, varying)
         and isinstance(node.args[0], Ref)
         and node.args[0].index in varying
     )

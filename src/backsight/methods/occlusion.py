@@ -73,9 +73,10 @@ def occlusion(
     _check_images(images)
     with torch.no_grad(), full_precision(images.device):
         content = _content(baseline, images)
-        prepared, todo = _plan(model, images, window, stride, edge, boxes, memory)
-        if not verify(prepared, model, images):
-            prepared, todo = _plan(model, images, window, stride, edge, boxes, memory)
+        positions = _positions(images.shape[2:], window, stride, edge, boxes)
+        prepared = prepare(model, images)
+        verify(prepared, model, images)
+        todo = _plan(prepared, positions, images, memory)
         bar = tqdm(total=len(images) * todo.positions, unit="box", disable=not show_progress)
         with bar:
             if prepared.graph is None:
@@ -110,23 +111,14 @@ def plan(
     _check_images(images)
     with torch.no_grad(), full_precision(images.device):
         _content(baseline, images)
-        return _plan(model, images, window, stride, edge, boxes, memory)[1]
+        positions = _positions(images.shape[2:], window, stride, edge, boxes)
+        return _plan(prepare(model, images), positions, images, memory)
 
 
-def _plan(
-    model: Model,
-    images: Tensor,
-    window: Sizes | None,
-    stride: Sizes | None,
-    edge: str,
-    boxes: Tensor | Sequence[Sequence[int]] | None,
-    memory: int | None,
-) -> tuple[Prepared, Plan]:
-    positions = _positions(images.shape[2:], window, stride, edge, boxes)
+def _plan(prepared: Prepared, positions: Grid, images: Tensor, memory: int | None) -> Plan:
     budget = MEMORY if memory is None else memory
     if not isinstance(budget, int) or budget <= 0:
         raise ValueError(f"expected memory to be a positive number of bytes, got {memory!r}")
-    prepared = prepare(model, images)
     key = (
         positions.boxes.numpy().tobytes(),
         positions.shape,
@@ -134,26 +126,18 @@ def _plan(
         budget,
         torch.get_num_threads(),
     )
-    if key not in prepared.plans:
-        if prepared.graph is None:
-            made = plan_plain(
-                positions,
-                len(images),
-                tuple(images.shape[1:]),
-                prepared.outputs,
-                images.dtype,
-                images.device,
-                budget,
-                prepared.reason or "",
-            )
-        else:
-            made = plan_windows(
-                prepared.graph, positions, len(images), images.dtype, images.device, budget
-            )
-        prepared.plans.clear()
-        prepared.plans[key] = made
-    found: Plan = prepared.plans[key]
-    return prepared, found
+    known: Plan | None = prepared.plans.get(key)
+    if known is not None:
+        return known
+    count, dtype, device = len(images), images.dtype, images.device
+    if prepared.graph is None:
+        shape, reason = tuple(images.shape[1:]), prepared.reason or ""
+        made = plan_plain(positions, count, shape, prepared.outputs, dtype, device, budget, reason)
+    else:
+        made = plan_windows(prepared.graph, positions, count, dtype, device, budget)
+    prepared.plans.clear()
+    prepared.plans[key] = made
+    return made
 
 
 def _check_images(images: Any) -> None:

@@ -47,6 +47,8 @@ def prepare(model: Model, images: Tensor) -> Prepared:
     does not reproduce runs plainly.
     """
     check_fit(model, images)
+    if not isinstance(model, nn.Module):
+        return _captured(model, images)  # what a function refers to cannot be watched
     key = (tuple(images.shape[1:]), images.dtype, str(images.device), _fingerprint(model))
     with _lock:
         entries = _known.setdefault(model, {})
@@ -70,68 +72,82 @@ def _captured(model: Model, images: Tensor) -> Prepared:
     return Prepared(graph, None, graph.outputs, packs)
 
 
-def verify(prepared: Prepared, model: Model, images: Tensor) -> bool:
-    """Whether the captured graph reproduces the model's own output for the first image.
+def verify(prepared: Prepared, model: Model, images: Tensor) -> None:
+    """Compare the captured graph's output for the first image with the model's own, once.
 
-    Looked at once; a graph that does not is dropped, and the model runs plainly.
+    A graph that does not reproduce it is dropped, and the model runs plainly.
+
+    Raises:
+        ValueError: the model's scores for an image depend on the rest of the batch.
     """
     with _lock:
         if prepared.graph is None or prepared.verified:
-            return True
+            return
         own = scores_of(model(images[:1]), 1)
         check_scores(own)
+        _check_independence(model, images, own)
         if _agrees(prepared.graph, images, own):
             prepared.verified = True
-            return True
+            return
         prepared.graph, prepared.outputs = None, own.shape[1]
         prepared.reason = "the captured graph does not compute what the model does"
         prepared.plans.clear()
-        return False
+
+
+def _check_independence(model: Model, images: Tensor, own: Tensor) -> None:
+    """Refuse a model whose scores for an image depend on what stands beside it in the batch."""
+    other = images[:1].flip(-1) * 0.5
+    scores = scores_of(model(torch.cat([images[:1], other])), 2)[:1]
+    if not _close(scores, own):
+        raise ValueError(
+            "expected a model that scores each image by itself,"
+            " got other scores for the same image in another batch"
+        )
+
+
+def _close(scores: Tensor, own: Tensor) -> bool:
+    scale = own.abs().max().clamp_min(torch.finfo(own.dtype).tiny)
+    return bool((scores - own).abs().max() <= _AGREE[own.dtype] * scale)
 
 
 def _agrees(graph: Graph, images: Tensor, own: Tensor) -> bool:
     replayed = graph(images[:1]).reshape(1, -1)
-    if replayed.shape != own.shape:
-        return False
-    scale = own.abs().max().clamp_min(torch.finfo(own.dtype).tiny)
-    return bool((replayed - own).abs().max() <= _AGREE[images.dtype] * scale)
+    return replayed.shape == own.shape and _close(replayed, own)
 
 
-def _fingerprint(model: Model) -> Any:
-    """Changes when a parameter, a buffer, a mode, a hook or a plain attribute of the model does."""
-    if not isinstance(model, nn.Module):
-        return None
-    tensors = [*model.parameters(), *model.buffers()]
-    plain = (bool, int, float, str, tuple)
-    return (
-        tuple((id(t), t.data_ptr(), t._version) for t in tensors),
-        _sums(tensors),
-        tuple(
-            tuple((k, v) for k, v in vars(m).items() if isinstance(v, plain) and _hashable(v))
-            + tuple(
-                (k, *map(id, v.values())) for k, v in vars(m).items() if k.endswith("_hooks") and v
-            )
-            for m in model.modules()
-        ),
-    )
+def _fingerprint(model: nn.Module) -> Any:
+    """Changes when a parameter, a buffer, a layer, a hook or an attribute of the model does."""
+    modules = []
+    for name, module in model.named_modules():
+        entries = vars(module).items()
+        others = [(k, v) for k, v in entries if k not in ("_parameters", "_buffers", "_modules")]
+        modules.append((name, type(module), *((k, _mark(v)) for k, v in others)))
+    tensors = (*model.parameters(), *model.buffers())
+    return (*modules, *map(_mark, tensors))
 
 
-def _sums(tensors: list[Tensor]) -> bytes:
-    """Sums of all values: edits through `.data` leave no other trace. One read of the weights."""
-    sums = [
-        t.detach().sum(dtype=torch.float32 if t.dtype.itemsize < 4 else None).double()
-        for t in tensors
-        if t.numel()
-    ]
-    return torch.stack(sums).cpu().numpy().tobytes() if sums else b""
-
-
-def _hashable(value: object) -> bool:
+def _mark(value: object) -> Any:
+    """A hashable stand-in for a value that differs when the value does."""
+    if isinstance(value, Tensor):
+        version = None if value.is_inference() else value._version
+        return id(value), value.data_ptr(), version, _sums(value)
     try:
         hash(value)
     except TypeError:
-        return False
-    return True
+        return repr(value)
+    return value
+
+
+def _sums(tensor: Tensor) -> tuple[float, ...]:
+    """A sum of all values, and one of every third: edits through `.data` leave no other trace."""
+    if not tensor.numel():
+        return ()
+    dtype = torch.float32 if tensor.is_floating_point() and tensor.dtype.itemsize < 4 else None
+    values = tensor.detach()
+    form = torch.channels_last if values.ndim == 4 else torch.contiguous_format
+    dense = values.is_contiguous() or values.is_contiguous(memory_format=form)
+    flat = values.as_strided((values.numel(),), (1,)) if dense else values.flatten()
+    return float(flat.sum(dtype=dtype)), float(flat[::3].sum(dtype=dtype))
 
 
 def check_fit(model: Model, images: Tensor) -> None:

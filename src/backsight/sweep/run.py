@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .. import ops
-from ..graph import Graph
+from ..graph import Graph, Node
 from ..graph.fields import Cells as Ints
 from ..graph.kinds import Constant, Size, Where
 from ..maps import Box, Maps, Tile, WholeMaps, hull, splice_base
@@ -269,8 +269,24 @@ class _Batch:
             out = None if step.whole else self.where(self.windows[step.node])
             self.live[step.node] = node.kind.difference(node, nodes, values, reads, out)
             self._free(step)
-        result: Tensor = self.live[sweep.graph.output]
-        return result.reshape(len(self.image), -1).double()
+        output = nodes[sweep.graph.output]
+        result: Tensor = self.live[output.index].double()
+        if output.spatial:
+            result = self._in_whole_maps(result, output)
+        return result.reshape(len(self.image), -1)
+
+    def _in_whole_maps(self, changed: Tensor, node: Node) -> Tensor:
+        """Differences of whole maps from those of the windows: zero elsewhere."""
+        here = self.where(self.windows[node.index])
+        if here.size == node.extent:
+            return changed
+        return self._among_zeros(changed, node, here, Where(here.at * 0, node.extent))
+
+    def _among_zeros(self, changed: Tensor, node: Node, here: Where, there: Where) -> Tensor:
+        """The windows `there` of a map that is zero outside the windows `here`."""
+        zeros = changed.new_zeros(1).expand(1, *node.shape)
+        first, at = torch.zeros_like(self.image), (0,) * len(node.extent)
+        return ops.splice(zeros, first, at, node.extent, changed, here.at, there.at, there.size)
 
     def _free(self, step: Step) -> None:
         for i in step.free:
@@ -315,18 +331,7 @@ class _Batch:
         if i not in step.reads or step.reads[i] == self.windows[i]:
             return changed
         here, there = self.where(self.windows[i]), self.where(step.reads[i])
-        node = self.nodes[i]
-        zeros = changed.new_zeros(1).expand(1, *node.shape)
-        return ops.splice(
-            zeros,
-            torch.zeros_like(self.image),
-            (0,) * len(node.extent),
-            node.extent,
-            changed,
-            here.at,
-            there.at,
-            there.size,
-        )
+        return self._among_zeros(changed, self.nodes[i], here, there)
 
     def _base(self, i: int) -> Tensor:
         """The unoccluded value of node `i` in the windows that are computed."""
