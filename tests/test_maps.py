@@ -56,6 +56,22 @@ def test_a_tile_holds_only_what_was_asked_for() -> None:
     assert tile.extent == first.extent
 
 
+def test_a_box_in_the_padding_alone() -> None:
+    """The outermost cells of a padded 1 x 1 convolution read no cell of the map."""
+    model = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 4, 3, padding=1), torch.nn.Conv2d(4, 4, 1, padding=2)
+    )
+    graph = capture(model, (3, 9, 8), torch.float32, CPU)
+    images = torch.randn(1, 3, 9, 8, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        whole, tiled = (kind(graph, images, [graph.output]) for kind in (WholeMaps, TiledMaps))
+        for box in (((0, 1), (0, 2)), ((12, 13), (3, 5)), ((0, 2), (10, 12))):
+            tiled.prepare(lambda box=box: {graph.output: box})
+            a, b = cut(whole.read(graph.output), box).data, cut(tiled.read(graph.output), box).data
+            assert a.abs().max() > 0
+            assert torch.allclose(a, b, atol=1e-6)
+
+
 def test_whole_maps_do_not_depend_on_the_batch() -> None:
     case = NETS["resnet18"]
     graph = capture(case.build(), case.shapes[0], torch.float32, CPU)

@@ -51,10 +51,10 @@ class Maps(Protocol):
 
 
 def clip(box: Box, extent: Sequence[int]) -> Box:
-    """The part of `box` inside the map."""
-    return tuple(
-        (min(max(s, 0), n), min(max(e, 0), n)) for (s, e), n in zip(box, extent, strict=True)
-    )
+    """The part of `box` inside the map; its nearest cell where that is none (padding alone)."""
+    starts = [min(max(s, 0), n - 1) for (s, _), n in zip(box, extent, strict=True)]
+    stops = [min(e, n) for (_, e), n in zip(box, extent, strict=True)]
+    return tuple((s, max(e, s + 1)) for s, e in zip(starts, stops, strict=True))
 
 
 class WholeMaps:
