@@ -88,11 +88,12 @@ class Kind:
         reads: Mapping[int, Where],
         out: Where | None,
     ) -> Any:
-        """The linear part on differences. `values` also holds constants, in the differences' dtype.
+        """The linear part on differences; by default the operation itself, which adds nothing.
 
-        `out` is None where whole values are asked for (inputs are whole too).
+        `values` also holds constants, in the differences' dtype. `out` is None where whole values
+        are asked for (inputs are whole too).
         """
-        raise NotImplementedError(f"{self.name} is not linear")
+        return self.windows(node, values, reads, out) if out else self.whole(node, values)
 
     def flops(self, node: Node, nodes: Sequence[Node]) -> int:
         """Floating-point operations of one output cell (all channels), a multiply-add being two; 0
@@ -145,16 +146,6 @@ class Pointwise(Kind):
 
     def is_linear(self, node: Node, nodes: Sequence[Node]) -> bool:
         return self.linear
-
-    def difference(
-        self,
-        node: Node,
-        nodes: Sequence[Node],
-        values: Values,
-        reads: Mapping[int, Where],
-        out: Where | None,
-    ) -> Any:
-        return node.call(values.__getitem__)
 
 
 class Channels(Pointwise):
@@ -221,16 +212,6 @@ class Join(Kind):
     def is_linear(self, node: Node, nodes: Sequence[Node]) -> bool:
         varying = [i for i in node.inputs if not isinstance(nodes[i].kind, Constant)]
         return self.linear is not None and self.linear(node, varying)
-
-    def difference(
-        self,
-        node: Node,
-        nodes: Sequence[Node],
-        values: Values,
-        reads: Mapping[int, Where],
-        out: Where | None,
-    ) -> Any:
-        return node.call(values.__getitem__)
 
 
 class Sum(Join):
@@ -405,18 +386,6 @@ class AvgPool(Kind):
     def is_linear(self, node: Node, nodes: Sequence[Node]) -> bool:
         return True
 
-    def difference(
-        self,
-        node: Node,
-        nodes: Sequence[Node],
-        values: Values,
-        reads: Mapping[int, Where],
-        out: Where | None,
-    ) -> Any:
-        if out is None:
-            return node.call(values.__getitem__)
-        return self.windows(node, values, reads, out)
-
 
 class AdaptiveAvgPool(Kind):
     """Arguments (x, output sizes)."""
@@ -459,18 +428,6 @@ class AdaptiveAvgPool(Kind):
 
     def is_linear(self, node: Node, nodes: Sequence[Node]) -> bool:
         return True
-
-    def difference(
-        self,
-        node: Node,
-        nodes: Sequence[Node],
-        values: Values,
-        reads: Mapping[int, Where],
-        out: Where | None,
-    ) -> Any:
-        if out is None:
-            return node.call(values.__getitem__)
-        return self.windows(node, values, reads, out)
 
 
 class GlobalMean(Kind):
@@ -515,16 +472,6 @@ class Flat(Kind):
 
     def is_linear(self, node: Node, nodes: Sequence[Node]) -> bool:
         return True
-
-    def difference(
-        self,
-        node: Node,
-        nodes: Sequence[Node],
-        values: Values,
-        reads: Mapping[int, Where],
-        out: Where | None,
-    ) -> Any:
-        return node.call(values.__getitem__)
 
 
 class Linear(Kind):
