@@ -18,7 +18,7 @@ from torch import Tensor
 from . import ops
 from .graph import Graph, Node, window_reads
 from .graph.fields import Cells
-from .graph.kinds import Where
+from .graph.kinds import Constant, Where
 
 #: Half-open intervals, one per spatial axis, in global coordinates.
 Box = tuple[tuple[int, int], ...]
@@ -60,11 +60,16 @@ def clip(box: Box, extent: Sequence[int]) -> Box:
 class WholeMaps:
     """Keeps the whole maps of the nodes that windows read; everything else is freed at once."""
 
-    def __init__(self, graph: Graph, images: Tensor, keep: Sequence[int]) -> None:
+    def __init__(
+        self, graph: Graph, images: Tensor, keep: Sequence[int], sides: Sequence[Tensor] = ()
+    ) -> None:
         self.graph = graph
         # One image at a time: what an image's maps hold must not depend on its neighbours in the
         # batch.
-        parts = [graph.replay(image[None], keep) for image in images]
+        parts = [
+            graph.replay(image[None], keep, [side[i : i + 1] for side in sides])
+            for i, image in enumerate(images)
+        ]
         self.values = {
             i: torch.cat([p[i] for p in parts]) if len(parts) > 1 else parts[0][i]
             for i in {*keep, graph.output} - {graph.input}
@@ -88,9 +93,12 @@ class TiledMaps:
     What is no map (the values after a flatten or a global pool) is computed once and kept.
     """
 
-    def __init__(self, graph: Graph, images: Tensor, keep: Sequence[int]) -> None:
+    def __init__(
+        self, graph: Graph, images: Tensor, keep: Sequence[int], sides: Sequence[Tensor] = ()
+    ) -> None:
         self.graph = graph
         self.images = images
+        self.given = dict(zip((graph.input, *graph.sides), (images, *sides), strict=True))
         self.index = torch.arange(len(images), device=images.device)
         self.tiles: dict[int, Tile] = {}
         self.flat: dict[int, Any] = {}
@@ -120,7 +128,7 @@ class TiledMaps:
         for node in reversed(nodes):
             if node.index not in needed or node.index in self.flat:
                 continue
-            if node.spatial and not node.kind.local and node.index != self.graph.input:
+            if node.spatial and not node.kind.local and not self._is_given(node):
                 needed[node.index] = whole(node)
             for i, box in self._reads(node, needed[node.index]).items():
                 held = needed.get(i)
@@ -160,9 +168,14 @@ class TiledMaps:
                 reads[i] = clip(tuple((at, at + size) for at, size in parts), source.extent)
         return reads
 
+    def _is_given(self, node: Node) -> bool:
+        return node.index in self.given or isinstance(node.kind, Constant)
+
     def _map(self, node: Node, box: Box, tiles: Mapping[int, Tile]) -> Tensor:
-        if node.index == self.graph.input:
-            return cut(Tile(self.images, (0,) * len(box), node.extent), box).data
+        if self._is_given(node):
+            data = self.given.get(node.index, node.value)
+            data = data.expand(len(self.images), *data.shape[1:])
+            return cut(Tile(data, (0,) * len(box), node.extent), box).data
         if box == whole(node):
             result: Tensor = self._whole(node, tiles)
             return result
@@ -182,6 +195,8 @@ class TiledMaps:
         return out
 
     def _whole(self, node: Node, tiles: Mapping[int, Tile]) -> Any:
+        if node.index in self.given:
+            return self.given[node.index]
         nodes = self.graph.nodes
         return node.kind.whole(
             node, {i: tiles[i].data if nodes[i].spatial else self.flat[i] for i in node.inputs}

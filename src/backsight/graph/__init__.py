@@ -1,7 +1,7 @@
 """A model captured as our own node table."""
 
 from .capture import CaptureError, capture, refuse_training
-from .fields import is_fixed, projective_fields, receptive_field, window_reads
+from .fields import is_aside, is_fixed, projective_fields, receptive_field, window_reads
 from .fold import fold_batch_norms
 from .lower import lower
 from .node import Graph, Node, Ref
@@ -15,6 +15,7 @@ __all__ = [
     "Ref",
     "capture",
     "fold_batch_norms",
+    "is_aside",
     "is_fixed",
     "lower",
     "projective_fields",

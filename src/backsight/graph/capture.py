@@ -24,12 +24,15 @@ class CaptureError(Exception):
 
 
 def capture(
-    model: Callable[[Tensor], Tensor],
+    model: Callable[..., Tensor],
     shape: Sequence[int],
     dtype: torch.dtype,
     device: torch.device,
+    sides: Sequence[Tensor] = (),
 ) -> Graph:
     """Capture `model` for images of `shape` (channels, *spatial), for any batch size.
+
+    `sides` are further arguments of the model, batch first, whose shapes and dtypes count.
 
     Raises:
         ValueError: a batch norm or a dropout of the model is in training mode: its output for an
@@ -40,10 +43,16 @@ def capture(
     module = model if isinstance(model, nn.Module) else _Function(model)
     # Two samples: a batch of one would be baked into views.
     example = torch.zeros((2, *shape), dtype=dtype, device=device)
+    # With two samples each, whatever the batch that came.
+    more = [side.new_zeros((2, *side.shape[1:])) for side in sides]
+    shapes = torch.export.ShapesCollection()
+    for tensor in (example, *more):
+        shapes[tensor] = {0: torch.export.Dim.DYNAMIC}
     try:
         with torch.no_grad(), _quiet():
+            dynamic = shapes.dynamic_shapes(module, (example, *more))
             exported = torch.export.export(
-                module, (example,), dynamic_shapes=(({0: torch.export.Dim.DYNAMIC},)), strict=False
+                module, (example, *more), dynamic_shapes=dynamic, strict=False
             )
             if _writes_through_views(exported.graph):
                 # An empty table: in-place operations become functional ones, and everything else
@@ -71,12 +80,12 @@ def _quiet() -> Iterator[None]:
 class _Function(nn.Module):
     """A callable that is no module, for torch.export."""
 
-    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+    def __init__(self, function: Callable[..., Tensor]) -> None:
         super().__init__()
         self._function = function
 
-    def forward(self, images: Tensor) -> Tensor:
-        return self._function(images)
+    def forward(self, images: Tensor, *sides: Tensor) -> Tensor:
+        return self._function(images, *sides)
 
 
 def refuse_training(module: str, what: str) -> None:
@@ -151,13 +160,14 @@ class _Builder:
             },
         }
         image: int | None = None
+        sides: list[int] = []
         output: int | None = None
         for fx in self.exported.graph.nodes:
             if fx.op == "placeholder" and fx.name in values:
                 self._constant(fx, values[fx.name].detach())
+            elif fx.op == "placeholder" and image is not None:
+                sides.append(self._add(fx, kinds.INPUT, varies=False))
             elif fx.op == "placeholder":
-                if image is not None:
-                    raise CaptureError("expected a model of one image tensor, got several inputs")
                 image = self._add(fx, kinds.INPUT)
                 self.batch = fx.meta["val"].shape[0]
                 if not isinstance(self.batch, torch.SymInt):
@@ -186,7 +196,9 @@ class _Builder:
             raise CaptureError(
                 f"expected an output of shape (batch, ...), got {shape} whatever the batch"
             )
-        return Graph(self.nodes, image, output, self.axes).without_unused()
+        if not self.nodes[output].varies:
+            raise CaptureError("the output does not depend on the image")
+        return Graph(self.nodes, image, output, self.axes, tuple(sides)).without_unused()
 
     def _state(self, name: str) -> Tensor:
         value = self.exported.state_dict.get(name)
@@ -214,7 +226,7 @@ class _Builder:
         return index
 
     def _constant(self, fx: Any, value: Tensor) -> None:
-        self._add(fx, kinds.CONSTANT, value=value)
+        self._add(fx, kinds.CONSTANT, value=value, varies=False)
 
     def _call(self, fx: Any) -> None:
         written = _written(fx)
@@ -233,7 +245,15 @@ class _Builder:
         inputs = tuple(references((args, kwargs)))
         name = operation(fx.target)
         if isinstance(fx.meta.get("val"), torch.SymInt | torch.SymFloat | torch.SymBool):
-            self._add(fx, kinds.SIZE, target=fx.target, args=args, kwargs=kwargs, inputs=inputs)
+            self._add(
+                fx,
+                kinds.SIZE,
+                target=fx.target,
+                args=args,
+                kwargs=kwargs,
+                inputs=inputs,
+                varies=False,
+            )
             return
         fixed = all(isinstance(self.nodes[i].kind, kinds.Constant) for i in inputs)
         if fixed and isinstance(fx.meta.get("val"), Tensor) and not is_random(fx.target):
@@ -247,7 +267,14 @@ class _Builder:
         inputs = tuple(references((args, kwargs)))
         node = self.nodes[
             self._add(
-                fx, kind, operation=name, target=target, args=args, kwargs=kwargs, inputs=inputs
+                fx,
+                kind,
+                operation=name,
+                target=target,
+                args=args,
+                kwargs=kwargs,
+                inputs=inputs,
+                varies=any(self.nodes[i].varies for i in inputs),
             )
         ]
         if not self._on_maps(node):

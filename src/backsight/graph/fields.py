@@ -32,7 +32,7 @@ def projective_fields(graph: Graph, start: Cells, stop: Cells) -> dict[int, tupl
             if rules is not None and i in fields:
                 s, e = fields[i]
                 parts.append([rule.forward(s[:, d], e[:, d]) for d, rule in enumerate(rules)])
-            elif rules is None and not is_fixed(graph.nodes[i]):
+            elif rules is None and graph.nodes[i].varies:
                 # A value that is no map has changed as a whole, and so has what is made from it.
                 parts.append(
                     [(np.zeros(len(start), np.int64), np.full(len(start), n)) for n in node.extent]
@@ -61,8 +61,13 @@ def window_reads(
 
 
 def is_fixed(node: Node) -> bool:
-    """Whether the node's value does not depend on the image."""
-    return node.kind.name in ("constant", "size")
+    """Whether the node's value is the same for every image."""
+    return node.kind.name in ("constant", "size") and not node.spatial
+
+
+def is_aside(node: Node) -> bool:
+    """Whether the node's value comes with the image, or is a map, but no occlusion changes it."""
+    return not (node.varies or is_fixed(node))
 
 
 def receptive_field(graph: Graph, index: int) -> tuple[Field, ...]:

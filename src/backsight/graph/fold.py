@@ -69,7 +69,8 @@ def fold_batch_norms(graph: Graph) -> Graph:
         to[node.index] = add(
             node, args=args, kwargs=kwargs, inputs=tuple(to[i] for i in node.inputs)
         )
-    return Graph(nodes, to[graph.input], to[graph.output], graph.axes).without_unused()
+    sides = tuple(to[i] for i in graph.sides)
+    return Graph(nodes, to[graph.input], to[graph.output], graph.axes, sides).without_unused()
 
 
 def _folded(graph: Graph, conv: Node, batch_norm: Node) -> tuple[Tensor, Tensor]:

@@ -210,12 +210,12 @@ class Join(Kind):
         )
 
     def is_linear(self, node: Node, nodes: Sequence[Node]) -> bool:
-        varying = [i for i in node.inputs if not isinstance(nodes[i].kind, Constant)]
+        varying = [i for i in node.inputs if nodes[i].varies]
         return self.linear is not None and self.linear(node, varying)
 
 
 class Sum(Join):
-    """add and sub: a constant operand has no difference."""
+    """add and sub: an operand that does not depend on the image has no difference."""
 
     def __init__(self, name: str) -> None:
         super().__init__(name, lambda node, varying: True)
@@ -231,8 +231,8 @@ class Sum(Join):
         def part(arg: Any) -> Any:
             if not isinstance(arg, Ref):
                 return 0.0
-            fixed = isinstance(nodes[arg.index].kind, Constant)
-            return torch.zeros_like(values[arg.index]) if fixed else values[arg.index]
+            value = values[arg.index]
+            return value if nodes[arg.index].varies else torch.zeros_like(value)
 
         assert node.target is not None
         left, right, *rest = node.args
@@ -463,6 +463,51 @@ class GlobalMean(Kind):
         return total / prod(r.size_in for r in rules)
 
 
+class GlobalSum(GlobalMean):
+    """The sum over all cells of a map, flattened: argument (x)."""
+
+    name = "global_sum"
+
+    @staticmethod
+    def of(x: Tensor) -> Tensor:
+        return x.sum(dim=tuple(range(2, x.ndim)))
+
+    def difference(
+        self,
+        node: Node,
+        nodes: Sequence[Node],
+        values: Values,
+        reads: Mapping[int, Where],
+        out: Where | None,
+    ) -> Any:
+        changed = values[node.args[0].index]
+        return changed.sum(dim=tuple(range(2, changed.ndim)), dtype=torch.float64)
+
+
+class WeightedSum(GlobalSum):
+    """The sum over all cells of a map times weights that do not depend on the image: arguments (x,
+    weights), of one or of all channels.
+    """
+
+    name = "weighted_sum"
+
+    @staticmethod
+    def of(x: Tensor, weights: Tensor) -> Tensor:
+        return (x * weights).sum(dim=tuple(range(2, x.ndim)))
+
+    def difference(
+        self,
+        node: Node,
+        nodes: Sequence[Node],
+        values: Values,
+        reads: Mapping[int, Where],
+        out: Where | None,
+    ) -> Any:
+        changed, weights = (values[a.index] for a in node.args)
+        product = changed.double() * weights
+        return product.sum(dim=tuple(range(2, changed.ndim)))
+
+
 class Flat(Kind):
     """Linear operations on values that are no maps, or that turn a map into one: views,
     permutations.
@@ -511,6 +556,7 @@ def _along(values: Tensor, axis: int, axes: int) -> Tensor:
 INPUT, CONSTANT, SIZE, BARRIER = Input(), Constant(), Size(), Barrier()
 CHANNELS, BATCH_NORM, CONVOLUTION, MAX_POOL = Channels(), BatchNorm(), Convolution(), MaxPool()
 AVG_POOL, ADAPTIVE_AVG_POOL, GLOBAL_MEAN = AvgPool(), AdaptiveAvgPool(), GlobalMean()
+GLOBAL_SUM, WEIGHTED_SUM = GlobalSum(), WeightedSum()
 FLAT, LINEAR, CAT, IDENTITY = (
     Flat(),
     Linear(),

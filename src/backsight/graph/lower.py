@@ -33,7 +33,8 @@ def lower(graph: Graph, packs: Packs) -> Graph:
             node.args = (*node.args[:7], True)
             node.module, node.name = readers[0].module, node.name
             to[readers[0].index] = node.index
-    fused = Graph([_redirect(n, to) for n in nodes], graph.input, to[graph.output], graph.axes)
+    redirected = [_redirect(n, to) for n in nodes]
+    fused = Graph(redirected, graph.input, to[graph.output], graph.axes, graph.sides)
     for node in fused.nodes:
         if isinstance(node.kind, kinds.Convolution) and node.spatial:
             _lay_out(fused, node, packs)

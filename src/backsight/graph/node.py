@@ -30,7 +30,8 @@ class Node:
     `shape` is the shape of one sample, batch axis left out: (channels, *spatial) for a map.
     `spatial` says that the value is a map over the image's D axes, so that windows of it exist.
     `rules` holds, for each input that is a map, one axis rule per spatial axis; None for inputs
-    that are not. `own` marks a constant made here, beside the model's own parameters.
+    that are not. `varies` says that the value depends on the image, and not on side inputs and
+    constants alone. `own` marks a constant made here, beside the model's own parameters.
     """
 
     index: int
@@ -43,6 +44,7 @@ class Node:
     shape: tuple[int, ...] = ()
     dtype: torch.dtype = torch.float32
     spatial: bool = False
+    varies: bool = True
     module: str = ""
     operation: str = ""
     own: bool = False
@@ -89,16 +91,21 @@ def references(args: Any) -> list[int]:
 
 @dataclass
 class Graph:
-    """A captured model: its nodes in an order in which each stands after its inputs."""
+    """A captured model: its nodes in an order in which each stands after its inputs.
+
+    `input` is the node of the image; `sides` are those of further inputs, one value per image, that
+    no occlusion changes.
+    """
 
     nodes: list[Node]
     input: int
     output: int
     axes: int
+    sides: tuple[int, ...] = ()
 
     def without_unused(self) -> Graph:
         """The graph without the nodes that its output does not depend on."""
-        needed = {self.output, self.input}
+        needed = {self.output, self.input, *self.sides}
         for node in reversed(self.nodes):
             if node.index in needed:
                 needed.update(node.inputs)
@@ -114,7 +121,8 @@ class Graph:
             )
             for n in kept
         ]
-        return Graph(nodes, to[self.input], to[self.output], self.axes)
+        sides = tuple(to[i] for i in self.sides)
+        return Graph(nodes, to[self.input], to[self.output], self.axes, sides)
 
     def consumers(self) -> list[list[int]]:
         """For each node, the nodes that read it."""
@@ -141,21 +149,25 @@ class Graph:
                 table[at].append(i)
         return table
 
-    def replay(self, images: Tensor, keep: Sequence[int] = ()) -> dict[int, Any]:
-        """Run the whole graph on `images` (batch, *input shape).
+    def replay(
+        self, images: Tensor, keep: Sequence[int] = (), sides: Sequence[Tensor] = ()
+    ) -> dict[int, Any]:
+        """Run the whole graph on `images` (batch, *input shape), with the side inputs' values.
 
         Returns the values of the output node and of the nodes in `keep`; others are freed as soon
         as nothing reads them any more.
         """
         done: dict[int, Any] = {}
+        given = dict(zip((self.input, *self.sides), (images, *sides), strict=True))
         drop = self.last_use(keep)
         for node in self.nodes:
-            done[node.index] = images if node.index == self.input else node.kind.whole(node, done)
+            i = node.index
+            done[i] = given[i] if i in given else node.kind.whole(node, done)
             for i in drop[node.index]:
                 del done[i]
         return done
 
-    def __call__(self, images: Tensor) -> Tensor:
+    def __call__(self, images: Tensor, *sides: Tensor) -> Tensor:
         """The model's output for `images`."""
-        output: Tensor = self.replay(images)[self.output]
+        output: Tensor = self.replay(images, sides=sides)[self.output]
         return output

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from ..geometry import Whole
-from ..graph import Graph, Node, is_fixed, projective_fields, window_reads
+from ..graph import Graph, Node, is_aside, is_fixed, projective_fields, window_reads
 from ..graph.fields import Cells
 from ..graph.kinds import Barrier
 from .grid import Grid
@@ -316,12 +316,13 @@ def plan_windows(
         else None
     )
     keep = {graph.input, *tail.boundary}
+    keep.update(i for n in nodes if n.varies for i in n.inputs if is_aside(nodes[i]))
     for g_ in groups:
-        keep.update(i for i, window_ in g_.whole.items() if window_ != g_.windows[i])
+        keep.update(i for i, window_ in g_.whole.items() if window_ != g_.windows.get(i))
         for step in g_.steps:
             if step.node in tail.nodes:
                 continue
-            keep.update(i for i, window_ in step.reads.items() if window_ != g_.windows[i])
+            keep.update(i for i, window_ in step.reads.items() if window_ != g_.windows.get(i))
             if nodes[step.node].kind.by_difference:
                 keep.update((step.node, *step.reads))
     return Plan(
@@ -337,8 +338,8 @@ def plan_windows(
         groups=tuple(groups),
         head=last_part,
         keep=tuple(sorted(keep)),
-        flops=sum(g.flops * len(g.positions) for g in groups) + _flops(graph, {}),
-        plain_flops=_flops(graph, {}) * len(boxes),
+        flops=sum(g.flops * len(g.positions) for g in groups) + _flops(graph),
+        plain_flops=_flops(graph) * len(boxes),
         base_bytes=chunk * sum(prod(nodes[i].shape) * dtype.itemsize for i in keep),
         batch_bytes=max(g.item_bytes * g.batch for g in groups)
         + (last_part.item_bytes * last_part.batch if last_part else 0),
@@ -393,7 +394,7 @@ def _barriers(graph: Graph, tail: Tail, head: frozenset[int]) -> tuple[str, ...]
 def _is_barrier(node: Node, graph: Graph, tail: Tail) -> bool:
     """Whether a map that could have been read in windows is read, or made, whole here."""
     nodes = graph.nodes
-    if is_fixed(node) or node.index in tail.nodes or node.kind.by_difference:
+    if not node.varies or node.index in tail.nodes or node.kind.by_difference:
         return False
     if node.kind.local:  # a join with something that has changed as a whole
         spreads = any(
@@ -401,15 +402,18 @@ def _is_barrier(node: Node, graph: Graph, tail: Tail) -> bool:
             for rules in node.rules
             for rule in rules or ()
         )
-        return spreads and not all(is_fixed(nodes[i]) for i in node.inputs)
-    return any(nodes[i].spatial and prod(nodes[i].extent) > 1 for i in node.inputs)
+        return spreads
+    return any(
+        nodes[i].varies and nodes[i].spatial and prod(nodes[i].extent) > 1 for i in node.inputs
+    )
 
 
-def _flops(graph: Graph, window: dict[int, tuple[int, ...]]) -> int:
-    """Operations for one sample: of the windows given, of whole maps where none is."""
+def _flops(graph: Graph, window: dict[int, tuple[int, ...]] | None = None) -> int:
+    """Operations for one sample: of whole maps, or of a position's windows."""
     return sum(
-        n.kind.flops(n, graph.nodes) * prod(window.get(n.index, n.extent) if n.spatial else ())
+        n.kind.flops(n, graph.nodes) * prod((window or {}).get(n.index, n.extent))
         for n in graph.nodes
+        if window is None or n.varies
     )
 
 
@@ -449,6 +453,7 @@ def _group(
     machine: Machine,
 ) -> Group:
     nodes = graph.nodes
+    axes = graph.axes
     coordinates: list[Cells] = []
 
     def place(at: Cells, size: tuple[int, ...]) -> Window:
@@ -465,21 +470,21 @@ def _group(
     )
     steps: list[Step] = []
     for node in nodes:
-        if is_fixed(node) or node.index == graph.input or node.index in head:
+        if not node.varies or node.index == graph.input or node.index in head:
             continue
         whole = not node.spatial or window[node.index] == node.extent
         needs = {} if whole else window_reads(node, origin[node.index], window[node.index])
         reads: dict[int, Window] = {}
-        for i in node.inputs:
-            if i not in windows:
-                continue
+        maps = [i for i in node.inputs if nodes[i].spatial]
+        for i in maps:
             if node.kind.by_difference:
-                reads[i] = windows[i]
+                # What it reads beside the changed map, it reads in the same windows.
+                (reads[i],) = (windows[j] for j in maps if j in windows)
                 continue
-            at, size = needs.get(i, (np.zeros_like(origin[i]), nodes[i].extent))
-            same = size == window[i] and np.array_equal(at, origin[i])
+            at, size = needs.get(i, (np.zeros((len(positions), axes), np.int64), nodes[i].extent))
+            same = i in windows and size == window[i] and np.array_equal(at, origin[i])
             reads[i] = windows[i] if same else place(at, size)
-        free = tuple(i for i in node.inputs if last[i] == node.index and not is_fixed(nodes[i]))
+        free = tuple(i for i in node.inputs if last[i] == node.index and nodes[i].varies)
         steps.append(Step(node.index, whole, reads, free))
     wholes = {
         i: windows[i]
@@ -521,7 +526,7 @@ def _head(
             h,
             True,
             {},
-            tuple(i for i in nodes[h].inputs if last[i] == h and not is_fixed(nodes[i])),
+            tuple(i for i in nodes[h].inputs if last[i] == h and nodes[i].varies),
         )
         for h in sorted(head)
     )
@@ -551,7 +556,7 @@ def _item_bytes(
     live = {graph.input: size(graph.input)}
     peak = live[graph.input]
     for step in steps:
-        spliced = sum(size(i, r.size) for i, r in step.reads.items() if r.size != window[i])
+        spliced = sum(size(i, r.size) for i, r in step.reads.items() if r.size != window.get(i))
         live[step.node] = size(step.node)
         peak = max(peak, sum(live.values()) + spliced)
         for i in step.free:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .. import ops
-from ..graph import Graph, Node
+from ..graph import Graph, Node, is_aside, is_fixed
 from ..graph.fields import Cells as Ints
 from ..graph.kinds import Constant, Size, Where
 from ..maps import Box, Maps, Tile, WholeMaps, hull, splice_base
@@ -79,7 +79,11 @@ class Sweep:
         self.images = images
         self.baseline = baseline.expand_as(images)
         self.boxes = plan.grid.boxes
-        self.fixed = {n.index: n.value for n in self.graph.nodes if isinstance(n.kind, Constant)}
+        self.fixed = {
+            n.index: n.value
+            for n in self.graph.nodes
+            if isinstance(n.kind, Constant) and is_fixed(n)
+        }
         self.doubles = {
             i: v.double() if isinstance(v, Tensor) and v.is_floating_point() else v
             for i, v in self.fixed.items()
@@ -233,7 +237,7 @@ class _Batch:
             node = nodes[step.node]
             values = {i: self._value(i, step, node.kind.outside(node)) for i in node.inputs}
             if node.kind.by_difference:
-                (source,) = step.reads
+                (source,) = (i for i in step.reads if nodes[i].varies)
                 values[source] = _minus(values[source], self._base(source))
                 change = node.kind.difference(node, nodes, values, {}, None)
                 base = self._base(step.node)
@@ -298,7 +302,17 @@ class _Batch:
         """
         if i in self.sweep.fixed:
             return self.sweep.fixed[i]
+        if is_aside(self.nodes[i]):
+            return self._aside(i, step, outside)
         return self._windows(i, step.reads[i], outside) if i in step.reads else self.live[i]
+
+    def _aside(self, i: int, step: Step, outside: float) -> Tensor:
+        """What no occlusion changes of input `i`."""
+        if i in step.reads:
+            tile, there = self.sweep.maps.read(i), self.where(step.reads[i])
+            return splice_base(tile, self.image, there, outside)
+        value: Tensor = self.sweep.maps.value(i)[self.image]
+        return value
 
     def _windows(self, i: int, window: Window, outside: float) -> Tensor:
         if window == self.windows[i]:
@@ -324,6 +338,8 @@ class _Batch:
         """
         if i in self.sweep.doubles:
             return self.sweep.doubles[i]
+        if is_aside(self.nodes[i]):
+            return self._aside(i, step, 0.0).double()
         changed = self.live[i]
         if not isinstance(changed, Tensor) or self.nodes[step.node].kind.by_difference:
             return changed
@@ -384,12 +400,14 @@ class _Batch:
             if window != windows[i]:
                 need(i, window)
         for step in self.steps:
-            if step.node in sweep.tail.nodes:
-                continue
             by_difference = self.nodes[step.node].kind.by_difference
+            tail = step.node in sweep.tail.nodes
             for i, window in step.reads.items():
-                if by_difference or window != windows[i]:
+                aside = is_aside(self.nodes[i])
+                if aside or (not tail and (by_difference or window != windows[i])):
                     need(i, window)
+            if tail:
+                continue
             if by_difference and step.node in windows:
                 need(step.node, windows[step.node])
         return boxes

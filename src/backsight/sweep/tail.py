@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..graph import Graph, is_fixed
+from ..graph import Graph
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ def linear_tail(graph: Graph) -> Tail:
     consumers = graph.consumers()
     tail: set[int] = set()
     for node in reversed(nodes):
-        if node.index == graph.input or is_fixed(node):
+        if node.index == graph.input or not node.varies:
             continue
         last = node.index == graph.output
         if (last or all(c in tail for c in consumers[node.index])) and node.kind.is_linear(
@@ -32,7 +32,7 @@ def linear_tail(graph: Graph) -> Tail:
         ):
             tail.add(node.index)
     boundary = {
-        i for t in tail for i in nodes[t].inputs if i not in tail and not is_fixed(nodes[i])
+        i for t in tail for i in nodes[t].inputs if i not in tail and nodes[i].varies
     } or {graph.output}
     return Tail(frozenset(tail), tuple(sorted(boundary)))
 
@@ -48,13 +48,11 @@ def head_of(graph: Graph, tail: Tail) -> tuple[frozenset[int], tuple[int, ...]]:
     consumers = graph.consumers()
     head: set[int] = set()
     for node in reversed(nodes):
-        if not (node.spatial or is_fixed(node)) and all(c in head for c in consumers[node.index]):
+        if node.varies and not node.spatial and all(c in head for c in consumers[node.index]):
             head.add(node.index)
     if not head - tail.nodes or not set(tail.boundary) <= head:
         return frozenset(), ()
-    frontier = {
-        i for h in head for i in nodes[h].inputs if i not in head and not is_fixed(nodes[i])
-    }
+    frontier = {i for h in head for i in nodes[h].inputs if i not in head and nodes[i].varies}
     if any(nodes[h].kind.by_difference for h in head):
         return frozenset(), ()
     return frozenset(head), tuple(sorted(frontier))
