@@ -16,6 +16,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from .. import baselines
+from ..sweep.allocator import give_back
 from ..sweep.call import Call, Model, Output
 from ..sweep.content import Content, Inpainting, Picture
 from ..sweep.grid import Grid, explicit, grid, per_axis, with_channels
@@ -112,7 +113,7 @@ def occlusion(
     Raises:
         ValueError: an argument does not fit; the sentence says what was expected and what came.
     """
-    with torch.no_grad(), _alone(images):
+    with torch.no_grad():
         task = _Task(
             model,
             images,
@@ -131,8 +132,10 @@ def occlusion(
             top=top,
             memory=memory,
         )
+    with torch.no_grad(), _alone(images.device):
         prepared = task.prepared()
         verify(prepared, task.call, images)
+        give_back()
         todo = task.plan(prepared)
         _check_fits(todo)
         progress = tqdm(total=len(images) * todo.positions, unit="box", disable=not show_progress)
@@ -140,8 +143,9 @@ def occlusion(
             if prepared.graph is None:
                 found = run_plain(todo, task.call, images, task.content, task.readout, bar.update)
             else:
-                # Half of what the batches leave of the memory may hold weights packed for them.
-                prepared.packs.limit = max(0, todo.memory - todo.batch_bytes) // 2
+                # A quarter of what the batches leave of the memory may hold weights packed for
+                # them: as much again is free memory between blocks in use.
+                prepared.packs.limit = max(0, todo.memory - todo.batch_bytes) // 4
                 sides = task.call.sides
                 found = run_windows(todo, images, sides, task.content, task.readout, bar.update)
         found.drops[:, todo.grid.empty.to(found.drops.device)] = 0
@@ -153,8 +157,9 @@ def plan(model: Model, images: Tensor, **arguments: Any) -> Plan:
     a table.
     """
     arguments.pop("show_progress", None)
-    with torch.no_grad(), _alone(images):
+    with torch.no_grad():
         task = _Task(model, images, **arguments)
+    with torch.no_grad(), _alone(images.device):
         return task.plan(task.prepared())
 
 
@@ -237,9 +242,8 @@ class _Task:
 
 
 @contextlib.contextmanager
-def _alone(images: Any) -> Iterator[None]:
+def _alone(device: torch.device) -> Iterator[None]:
     """Full precision, and no autocast but in the model itself."""
-    device = images.device if isinstance(images, Tensor) else torch.device("cpu")
     with full_precision(device), torch.autocast(device.type, enabled=False):
         yield
 

@@ -171,7 +171,9 @@ def _mark(value: object) -> Any:
 
 
 def _sums(tensor: Tensor) -> tuple[float, ...]:
-    """A sum of all values, and one of every third: edits through `.data` leave no other trace."""
+    """A sum of all values, and one of every thirteenth: edits through `.data` leave no other trace,
+    and channels that changed places only the second (few have a multiple of 13 weights).
+    """
     if not tensor.numel():
         return ()
     dtype = torch.float32 if tensor.is_floating_point() and tensor.dtype.itemsize < 4 else None
@@ -179,7 +181,7 @@ def _sums(tensor: Tensor) -> tuple[float, ...]:
     form = torch.channels_last if values.ndim == 4 else torch.contiguous_format
     dense = values.is_contiguous() or values.is_contiguous(memory_format=form)
     flat = values.as_strided((values.numel(),), (1,)) if dense else values.flatten()
-    return float(flat.sum(dtype=dtype)), float(flat[::3].sum(dtype=dtype))
+    return float(flat.sum(dtype=dtype)), float(flat[::13].sum(dtype=dtype))
 
 
 def check_fit(model: nn.Module, images: Tensor) -> None:

@@ -15,6 +15,7 @@ from ..graph import Graph, Node, is_aside, is_fixed
 from ..graph.fields import Cells as Ints
 from ..graph.kinds import Constant, Size, Where
 from ..maps import Box, Maps, WholeMaps, hull, splice_base
+from .allocator import give_back
 from .content import Content
 from .plain import check_scores
 from .plan import NULLS, Group, Head, Plan, Step, Window
@@ -58,6 +59,7 @@ def run_windows(
         base = output.double().reshape(len(some), -1)
         check_scores(base)
         reading = readout.of(base, output.shape[1:])
+        give_back()
         sweep = Sweep(plan, maps, some, content.part(first, last), reading)
         results.append(sweep.run(progress))
     return Drops.joined(results)
