@@ -262,6 +262,17 @@ def resnext50_32x4d(
     return ResNet(Bottleneck, depths, num_classes, width, groups=groups)
 
 
+def resnet50_gn(num_classes: int = 1000, width: float = 1.0) -> nn.Module:
+    """ResNet-50 with group norms for batch norms, 32 groups each (Wu and He, arXiv:1803.08494)."""
+    model = resnet50(num_classes, width)
+    for parent in [*model.modules()]:
+        for name, child in [*parent.named_children()]:
+            if isinstance(child, nn.BatchNorm2d):
+                channels = child.num_features
+                setattr(parent, name, nn.GroupNorm(32 if width == 1.0 else 2, channels))
+    return model
+
+
 class AlexNet(nn.Module):
     def __init__(self, num_classes: int, width: float) -> None:
         super().__init__()
@@ -1055,11 +1066,9 @@ class UNet(nn.Module):
                 x = up(F.interpolate(x, skip.shape[-2:], mode="bilinear", align_corners=False))
             else:
                 x = up(x)
-                bottom, right = (a - b for a, b in zip(skip.shape[2:], x.shape[2:], strict=True))
-                if bottom or right:
-                    x = F.pad(
-                        x, [right // 2, right - right // 2, bottom // 2, bottom - bottom // 2]
-                    )
+                below, right = skip.size(2) - x.size(2), skip.size(3) - x.size(3)
+                around = [right // 2, right - right // 2, below // 2, below - below // 2]
+                x = F.pad(x, around)
             x = join(torch.cat([skip, x], dim=1))
         return self.last(x)
 

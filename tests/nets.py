@@ -470,8 +470,7 @@ class Spellings(nn.Module):
 class Activations(nn.Module):
     """The activations of torch.nn that are continuous, each behind a convolution.
 
-    At a jump (of Hardshrink, of Softplus with a low threshold) fp32 and fp64 land on different sides
-    now and then.
+    At a jump (of Hardshrink, of Softplus with a low threshold) fp32 and fp64 part now and then.
     """
 
     kinds = (

@@ -29,6 +29,7 @@ PUBLISHED = {
     "resnet18": 11_689_512,
     "resnet34": 21_797_672,
     "resnet50": 25_557_032,
+    "resnet50_gn": 25_557_032,
     "resnext50_32x4d": 25_028_904,
     "shufflenet_v2_x1_0": 2_278_604,
     "squeezenet1_1": 1_235_496,
