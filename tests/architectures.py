@@ -938,10 +938,16 @@ def convnext_tiny(
 
 
 class EncoderBlock(nn.Module):
+    """The attention is written out, as timm does: nn.MultiheadAttention's own inference path rounds
+    otherwise than what torch.export captures of it.
+    """
+
     def __init__(self, channels: int, heads: int, hidden: int) -> None:
         super().__init__()
+        self.heads = heads
         self.ln_1 = nn.LayerNorm(channels, eps=1e-6)
-        self.self_attention = nn.MultiheadAttention(channels, heads, batch_first=True)
+        self.qkv = nn.Linear(channels, 3 * channels)
+        self.proj = nn.Linear(channels, channels)
         self.dropout = nn.Dropout(0.0)
         self.ln_2 = nn.LayerNorm(channels, eps=1e-6)
         self.mlp = nn.Sequential(
@@ -949,9 +955,11 @@ class EncoderBlock(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.ln_1(x)
-        y, _ = self.self_attention(y, y, y, need_weights=False)
-        x = self.dropout(y) + x
+        batch, tokens, channels = x.shape
+        y = self.qkv(self.ln_1(x)).reshape(batch, tokens, 3, self.heads, channels // self.heads)
+        q, k, v = y.permute(2, 0, 3, 1, 4).unbind(0)
+        y = F.scaled_dot_product_attention(q, k, v)
+        x = self.dropout(self.proj(y.transpose(1, 2).reshape(batch, tokens, channels))) + x
         return x + self.mlp(self.ln_2(x))
 
 
