@@ -10,6 +10,17 @@ import torch
 from torch import nn
 
 import backsight
+from architectures import (
+    convnext_tiny,
+    densenet121,
+    efficientnet_b0,
+    efficientnet_lite0,
+    googlenet,
+    mobilenet_v2,
+    resnet50_gn,
+    shufflenet_v2_x1_0,
+    unet,
+)
 from floors import floors
 from harness import (
     QUICK,
@@ -48,6 +59,30 @@ class Case:
     def label(self) -> str:
         kind = {torch.float32: "fp32", torch.bfloat16: "bf16"}[self.dtype]
         return f"{self.name} {self.size} {self.window}/{self.stride} {self.edge} {kind}"
+
+
+def unet_means() -> nn.Module:
+    """Half a U-Net's channels, and the mean of each class's map: a score a pixel is too many."""
+    return nn.Sequential(unet(width=0.5), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+
+# What a family of architectures costs, at one size and on one grid. Where barriers come early,
+# little is left to windows, and a sweep has only to be no slower.
+BARRED = "1 (early barriers)"
+ARCHITECTURES = [
+    Case(name, factory, 512, 32, 32, target, (1, 4, 8), 8, (1, 8))
+    for name, factory, target in (
+        ("DenseNet-121", densenet121, "flops"),
+        ("GoogLeNet", googlenet, "flops"),
+        ("MobileNetV2", mobilenet_v2, "flops"),
+        ("ShuffleNetV2", shufflenet_v2_x1_0, "flops"),
+        ("ConvNeXt-T", convnext_tiny, "flops"),
+        ("EfficientNet-lite0", efficientnet_lite0, "flops"),
+        ("U-Net", unet_means, "flops"),
+        ("EfficientNet-B0", efficientnet_b0, BARRED),
+        ("ResNet-50 with group norms", resnet50_gn, BARRED),
+    )
+]
 
 
 def sweep_row(

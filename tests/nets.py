@@ -1,9 +1,8 @@
-"""Plain PyTorch networks that the tests and benchmarks run on.
+"""The networks that the tests run on: small versions of the published ones, and some for one thing.
 
-The published ones follow torchvision layer for layer (``width=1.0``), in deliberately varied
-spellings. Weights are random but *calibrated*: one pass over random images rescales every
-convolution and linear layer to unit variance and fills every batch norm's running statistics, so
-that activations stay healthy down to the last layer and an occluded box moves the scores.
+Weights are random but *calibrated*: one pass over random images rescales every convolution and
+linear layer to unit variance and fills every batch norm's running statistics, so that activations
+stay healthy down to the last layer and an occluded box moves the scores.
 """
 
 from __future__ import annotations
@@ -15,12 +14,33 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from architectures import (
+    alexnet,
+    caffenet,
+    conv_bn,
+    convnext_tiny,
+    densenet121,
+    efficientnet_b0,
+    efficientnet_lite0,
+    fcn_resnet50,
+    googlenet,
+    inception_v3,
+    mnasnet1_0,
+    mobilenet_v2,
+    regnet_x_400mf,
+    regnet_y_400mf,
+    resnet18,
+    resnet50,
+    resnext50_32x4d,
+    scaled,
+    shufflenet_v2_x1_0,
+    squeezenet1_1,
+    unet,
+    vgg16,
+    vit_b_16,
+)
+
 Shape = tuple[int, ...]  # (channels, *spatial)
-
-
-def scaled(channels: int, width: float) -> int:
-    """``channels`` times ``width``, a multiple of 4 unless width is 1."""
-    return channels if width == 1.0 else max(4, 4 * round(channels * width / 4))
 
 
 def random_images(shape: Shape, count: int = 1, seed: int = 0) -> Tensor:
@@ -33,10 +53,11 @@ def random_images(shape: Shape, count: int = 1, seed: int = 0) -> Tensor:
     return smooth + 0.5 * torch.randn(count, *shape, generator=generator) + 0.3
 
 
-def calibrate(model: nn.Module, images: Tensor, seed: int = 0) -> nn.Module:
+def calibrate(model: nn.Module, images: Tensor | tuple[Tensor, ...], seed: int = 0) -> nn.Module:
     """Rescale and centre every conv and linear layer, fill every batch norm, return in eval mode.
 
-    Works in one forward pass: each layer is normalised in a hook before the next one sees it.
+    images: what the model is called with, a tuple where that is several tensors. Works in one
+    forward pass: each layer is normalised in a hook before the next one sees it.
     """
     generator = torch.Generator().manual_seed(seed)
     model.eval()
@@ -77,7 +98,7 @@ def calibrate(model: nn.Module, images: Tensor, seed: int = 0) -> nn.Module:
             module.weight.data.uniform_(0.6, 1.4, generator=generator)
             module.bias.data.normal_(0.0, 0.2, generator=generator)
     with torch.no_grad():
-        model(images)
+        model(*(images if isinstance(images, tuple) else (images,)))
     for handle in handles:
         handle.remove()
     for norm, value in momentum.items():
@@ -92,308 +113,7 @@ def seeded(make: Callable[[], nn.Module], seed: int = 0) -> nn.Module:
         return make()
 
 
-# --- published networks --------------------------------------------------------------------------
-
-
-class VGG16(nn.Module):
-    """VGG16 without batch norms; head "fc" (torchvision's) or "gap" (one linear layer)."""
-
-    plan = (64, 64, 0, 128, 128, 0, 256, 256, 256, 0, 512, 512, 512, 0, 512, 512, 512, 0)
-
-    def __init__(self, head: str, num_classes: int, width: float) -> None:
-        super().__init__()
-        layers: list[nn.Module] = []
-        channels = 3
-        for entry in self.plan:
-            if entry == 0:
-                layers.append(nn.MaxPool2d(kernel_size=2, stride=2))
-                continue
-            out = scaled(entry, width)
-            layers += [nn.Conv2d(channels, out, 3, padding=1), nn.ReLU(inplace=True)]
-            channels = out
-        self.features = nn.Sequential(*layers)
-        self.head = head
-        if head == "fc":
-            hidden = scaled(4096, width)
-            self.avgpool = nn.AdaptiveAvgPool2d((7, 7))
-            self.classifier: nn.Module = nn.Sequential(
-                nn.Linear(channels * 49, hidden),
-                nn.ReLU(True),
-                nn.Dropout(p=0.5),
-                nn.Linear(hidden, hidden),
-                nn.ReLU(True),
-                nn.Dropout(p=0.5),
-                nn.Linear(hidden, num_classes),
-            )
-        elif head == "gap":
-            self.avgpool = nn.AdaptiveAvgPool2d(1)
-            self.classifier = nn.Linear(channels, num_classes)
-        else:
-            raise ValueError(f'head must be "fc" or "gap", got {head!r}')
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.avgpool(self.features(x))
-        return self.classifier(torch.flatten(x, 1))
-
-
-def vgg16(head: str = "fc", num_classes: int = 1000, width: float = 1.0) -> nn.Module:
-    return VGG16(head, num_classes, width)
-
-
-class Fire(nn.Module):
-    def __init__(self, inputs: int, squeeze: int, expand: int) -> None:
-        super().__init__()
-        self.squeeze = nn.Conv2d(inputs, squeeze, 1)
-        self.squeeze_activation = nn.ReLU(inplace=True)
-        self.expand1x1 = nn.Conv2d(squeeze, expand, 1)
-        self.expand1x1_activation = nn.ReLU(inplace=True)
-        self.expand3x3 = nn.Conv2d(squeeze, expand, 3, padding=1)
-        self.expand3x3_activation = nn.ReLU(inplace=True)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.squeeze_activation(self.squeeze(x))
-        return torch.cat(
-            [
-                self.expand1x1_activation(self.expand1x1(x)),
-                self.expand3x3_activation(self.expand3x3(x)),
-            ],
-            1,
-        )
-
-
-def squeezenet1_1(num_classes: int = 1000, width: float = 1.0) -> nn.Module:
-    w = [scaled(c, width) for c in (64, 16, 32, 48, 128, 192, 256)]
-    c64, c16, c32, c48, c128, c192, c256 = w
-    return nn.Sequential(
-        nn.Conv2d(3, c64, kernel_size=3, stride=2),
-        nn.ReLU(inplace=True),
-        nn.MaxPool2d(kernel_size=3, stride=2, ceil_mode=True),
-        Fire(c64, c16, c64),
-        Fire(2 * c64, c16, c64),
-        nn.MaxPool2d(kernel_size=3, stride=2, ceil_mode=True),
-        Fire(2 * c64, c32, c128),
-        Fire(2 * c128, c32, c128),
-        nn.MaxPool2d(kernel_size=3, stride=2, ceil_mode=True),
-        Fire(2 * c128, c48, c192),
-        Fire(2 * c192, c48, c192),
-        Fire(2 * c192, c64, c256),
-        Fire(2 * c256, c64, c256),
-        nn.Dropout(p=0.5),
-        nn.Conv2d(2 * c256, num_classes, kernel_size=1),
-        nn.ReLU(inplace=True),
-        nn.AdaptiveAvgPool2d((1, 1)),
-        nn.Flatten(),
-    )
-
-
-class BasicBlock(nn.Module):
-    expansion = 1
-
-    def __init__(self, inputs: int, planes: int, stride: int, _stride_first: bool) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(inputs, planes, 3, stride, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(planes)
-        self.relu = nn.ReLU(inplace=True)  # one module, used twice, as torchvision does
-        self.conv2 = nn.Conv2d(planes, planes, 3, padding=1, bias=False)
-        self.bn2 = nn.BatchNorm2d(planes)
-        self.downsample: nn.Module | None = None
-        if stride != 1 or inputs != planes:
-            self.downsample = nn.Sequential(
-                nn.Conv2d(inputs, planes, 1, stride, bias=False), nn.BatchNorm2d(planes)
-            )
-
-    def forward(self, x: Tensor) -> Tensor:
-        identity = x
-        out = self.relu(self.bn1(self.conv1(x)))
-        out = self.bn2(self.conv2(out))
-        if self.downsample is not None:
-            identity = self.downsample(x)
-        out += identity
-        return self.relu(out)
-
-
-class Bottleneck(nn.Module):
-    expansion = 4
-
-    def __init__(self, inputs: int, planes: int, stride: int, stride_first: bool) -> None:
-        super().__init__()
-        first, second = (stride, 1) if stride_first else (1, stride)
-        self.conv1 = nn.Conv2d(inputs, planes, 1, first, bias=False)
-        self.bn1 = nn.BatchNorm2d(planes)
-        self.conv2 = nn.Conv2d(planes, planes, 3, second, padding=1, bias=False)
-        self.bn2 = nn.BatchNorm2d(planes)
-        self.conv3 = nn.Conv2d(planes, 4 * planes, 1, bias=False)
-        self.bn3 = nn.BatchNorm2d(4 * planes)
-        self.downsample: nn.Module | None = None
-        if stride != 1 or inputs != 4 * planes:
-            self.downsample = nn.Sequential(
-                nn.Conv2d(inputs, 4 * planes, 1, stride, bias=False), nn.BatchNorm2d(4 * planes)
-            )
-
-    def forward(self, x: Tensor) -> Tensor:
-        out = F.relu(self.bn1(self.conv1(x)))
-        out = F.relu(self.bn2(self.conv2(out)), inplace=True)
-        out = self.bn3(self.conv3(out))
-        identity = x if self.downsample is None else self.downsample(x)
-        return torch.relu(out + identity)
-
-
-class ResNet(nn.Module):
-    def __init__(
-        self,
-        block: type[BasicBlock | Bottleneck],
-        depths: tuple[int, int, int, int],
-        num_classes: int,
-        width: float,
-        stride_first: bool,
-    ) -> None:
-        super().__init__()
-        channels = scaled(64, width)
-        self.conv1 = nn.Conv2d(3, channels, 7, 2, padding=3, bias=False)
-        self.bn1 = nn.BatchNorm2d(channels)
-        self.relu = nn.ReLU(inplace=True)
-        self.maxpool = nn.MaxPool2d(3, 2, padding=1)
-        stages: list[nn.Module] = []
-        for stage, depth in enumerate(depths):
-            planes = scaled(64 * 2**stage, width)
-            blocks: list[nn.Module] = []
-            for index in range(depth):
-                stride = 2 if stage > 0 and index == 0 else 1
-                blocks.append(block(channels, planes, stride, stride_first))
-                channels = planes * block.expansion
-            stages.append(nn.Sequential(*blocks))
-        self.layer1, self.layer2, self.layer3, self.layer4 = stages
-        self.avgpool = nn.AdaptiveAvgPool2d((1, 1))
-        self.fc = nn.Linear(channels, num_classes)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
-        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
-        return self.fc(torch.flatten(self.avgpool(x), 1))
-
-
-def resnet18(num_classes: int = 1000, width: float = 1.0) -> nn.Module:
-    return ResNet(BasicBlock, (2, 2, 2, 2), num_classes, width, False)
-
-
-def resnet34(num_classes: int = 1000, width: float = 1.0) -> nn.Module:
-    return ResNet(BasicBlock, (3, 4, 6, 3), num_classes, width, False)
-
-
-def resnet50(num_classes: int = 1000, width: float = 1.0, stride_first: bool = False) -> nn.Module:
-    """ResNet-50, stride on the 3x3 (torchvision) or, ``stride_first``, on the first 1x1."""
-    return ResNet(Bottleneck, (3, 4, 6, 3), num_classes, width, stride_first)
-
-
-class AlexNet(nn.Module):
-    def __init__(self, num_classes: int, width: float) -> None:
-        super().__init__()
-        a, b, c, d, hidden = (scaled(n, width) for n in (64, 192, 384, 256, 4096))
-        self.features = nn.Sequential(
-            nn.Conv2d(3, a, kernel_size=11, stride=4, padding=2),
-            nn.ReLU(inplace=True),
-            nn.MaxPool2d(kernel_size=3, stride=2),
-            nn.Conv2d(a, b, kernel_size=5, padding=2),
-            nn.ReLU(inplace=True),
-            nn.MaxPool2d(kernel_size=3, stride=2),
-            nn.Conv2d(b, c, kernel_size=3, padding=1),
-            nn.ReLU(inplace=True),
-            nn.Conv2d(c, d, kernel_size=3, padding=1),
-            nn.ReLU(inplace=True),
-            nn.Conv2d(d, d, kernel_size=3, padding=1),
-            nn.ReLU(inplace=True),
-            nn.MaxPool2d(kernel_size=3, stride=2),
-        )
-        self.avgpool = nn.AdaptiveAvgPool2d((6, 6))
-        self.classifier = nn.Sequential(
-            nn.Dropout(p=0.5),
-            nn.Linear(d * 36, hidden),
-            nn.ReLU(inplace=True),
-            nn.Dropout(p=0.5),
-            nn.Linear(hidden, hidden),
-            nn.ReLU(inplace=True),
-            nn.Linear(hidden, num_classes),
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.avgpool(self.features(x))
-        return self.classifier(x.view(x.size(0), -1))
-
-
-def alexnet(num_classes: int = 1000, width: float = 1.0) -> nn.Module:
-    return AlexNet(num_classes, width)
-
-
-def conv_bn(
-    inputs: int,
-    outputs: int,
-    kernel: int = 3,
-    stride: int = 1,
-    padding: int | None = None,
-    groups: int = 1,
-    dilation: int = 1,
-    act: Callable[[], nn.Module] | None = nn.ReLU,
-) -> nn.Sequential:
-    if padding is None:
-        padding = dilation * (kernel - 1) // 2
-    layers: list[nn.Module] = [
-        nn.Conv2d(inputs, outputs, kernel, stride, padding, dilation, groups, bias=False),
-        nn.BatchNorm2d(outputs),
-    ]
-    return nn.Sequential(*layers, *([] if act is None else [act()]))
-
-
-class InvertedResidual(nn.Module):
-    def __init__(self, inputs: int, outputs: int, stride: int, expand: int) -> None:
-        super().__init__()
-        hidden = inputs * expand
-        self.use_res_connect = stride == 1 and inputs == outputs
-        layers: list[nn.Module] = []
-        if expand != 1:
-            layers.append(conv_bn(inputs, hidden, 1, act=nn.ReLU6))
-        layers.append(conv_bn(hidden, hidden, 3, stride, groups=hidden, act=nn.ReLU6))
-        layers.append(conv_bn(hidden, outputs, 1, act=None))
-        self.conv = nn.Sequential(*layers)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x + self.conv(x) if self.use_res_connect else self.conv(x)
-
-
-class MobileNetV2(nn.Module):
-    settings = (
-        (1, 16, 1, 1),
-        (6, 24, 2, 2),
-        (6, 32, 3, 2),
-        (6, 64, 4, 2),
-        (6, 96, 3, 1),
-        (6, 160, 3, 2),
-        (6, 320, 1, 1),
-    )
-
-    def __init__(self, num_classes: int, width: float) -> None:
-        super().__init__()
-        channels = scaled(32, width)
-        features: list[nn.Module] = [conv_bn(3, channels, 3, 2, act=nn.ReLU6)]
-        for expand, planes, depth, stride in self.settings:
-            outputs = scaled(planes, width)
-            for index in range(depth):
-                features.append(
-                    InvertedResidual(channels, outputs, stride if index == 0 else 1, expand)
-                )
-                channels = outputs
-        last = scaled(1280, width)
-        features.append(conv_bn(channels, last, 1, act=nn.ReLU6))
-        self.features = nn.Sequential(*features)
-        self.classifier = nn.Sequential(nn.Dropout(0.2), nn.Linear(last, num_classes))
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.features(x)
-        x = F.adaptive_avg_pool2d(x, (1, 1))
-        return self.classifier(torch.flatten(x, 1))
-
-
-def mobilenet_v2(num_classes: int = 1000, width: float = 1.0) -> nn.Module:
-    return MobileNetV2(num_classes, width)
+# --- small networks, each for one thing ----------------------------------------------------------
 
 
 class Inception(nn.Module):
@@ -449,9 +169,6 @@ class InceptionNet(nn.Module):
 
 def inception_block(num_classes: int = 1000, width: float = 1.0) -> nn.Module:
     return InceptionNet(num_classes, width)
-
-
-# --- small networks, each for one thing ----------------------------------------------------------
 
 
 class SqueezeExcitationNet(nn.Module):
@@ -730,6 +447,302 @@ class PreprocessedNet(nn.Module):
         return torch.softmax(self.fc(y.mean((2, 3))), dim=1)
 
 
+class Spellings(nn.Module):
+    """One ReLU module used three times, F.relu, Tensor.relu, relu_ and in-place additions."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 8, 3, stride=2, padding=1)
+        self.conv2 = nn.Conv2d(8, 8, 3, padding=1)  # used twice as well
+        self.conv3 = nn.Conv2d(8, 12, 3, padding=1)
+        self.relu = nn.ReLU(inplace=True)
+        self.fc = nn.Linear(12, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.relu(self.conv1(x))
+        y = self.relu(self.conv2(x))
+        y += F.relu(self.conv2(y) + 0.3)
+        x = self.relu(y - x)
+        x = self.conv3(x).sub_(0.1).relu_()
+        return self.fc(x.relu().mean((2, 3)))
+
+
+class Activations(nn.Module):
+    """The activations of torch.nn that are continuous, each behind a convolution.
+
+    At a jump (of Hardshrink, of Softplus with a low threshold) fp32 and fp64 part now and then.
+    """
+
+    kinds = (
+        lambda: nn.PReLU(4, init=0.2),
+        lambda: nn.LeakyReLU(0.1, inplace=True),
+        lambda: nn.ELU(0.8),
+        nn.SELU,
+        lambda: nn.CELU(0.7),
+        nn.Hardswish,
+        nn.Hardsigmoid,
+        lambda: nn.SiLU(inplace=True),
+        nn.GELU,
+        lambda: nn.GELU(approximate="tanh"),
+        nn.Mish,
+        lambda: nn.Softplus(2.0),
+        nn.Softsign,
+        nn.Sigmoid,
+        nn.LogSigmoid,
+        nn.Tanh,
+        nn.Tanhshrink,
+        lambda: nn.Hardtanh(-0.7, 1.2),
+        lambda: nn.Softshrink(0.2),
+        lambda: nn.Threshold(0.1, 0.1),
+        nn.PReLU,  # one slope for all channels
+    )
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        layers: list[nn.Module] = [nn.Conv2d(3, 4, 3, stride=2, padding=1)]
+        for kind in self.kinds:
+            layers += [kind(), nn.Conv2d(4, 4, 3, padding=1)]
+        layers += [nn.Conv2d(4, 8, 1), nn.GLU(dim=1), nn.Softmax2d()]
+        self.features = nn.Sequential(*layers)
+        self.fc = nn.Linear(4, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.features(x).mean((2, 3)))
+
+
+class DilatedGroups(nn.Module):
+    """Dilated and grouped convolutions side by side, as in atrous pyramids."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.stem = conv_bn(3, 8, 3, 2)
+        self.branches = nn.ModuleList(
+            conv_bn(8, 8, 3, groups=g, dilation=d) for g, d in ((1, 1), (2, 2), (4, 3), (8, 5))
+        )
+        self.project = conv_bn(32, 12, 1, groups=4)
+        self.last = nn.Conv2d(12, 12, (3, 2), padding=(0, 3), dilation=(1, 4), groups=3)
+        self.fc = nn.Linear(12, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        x = self.project(torch.cat([branch(x) for branch in self.branches], 1))
+        return self.fc(F.relu(self.last(x)).mean((2, 3)))
+
+
+class Padded(nn.Module):
+    """Every padding mode, of a convolution, of a module and of a function; a negative one too."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.features = nn.Sequential(
+            nn.Conv2d(3, 8, 5, 2, padding=(2, 1), padding_mode="reflect"),
+            nn.ReLU(),
+            nn.Conv2d(8, 8, 3, padding=2, padding_mode="replicate"),
+            nn.ReLU(),
+            nn.ReflectionPad2d((1, 2, 0, 3)),
+            nn.Conv2d(8, 8, 3),
+            nn.ReplicationPad2d(1),
+            nn.Tanh(),
+            nn.ConstantPad2d((2, 0, 1, 1), 0.4),
+            nn.MaxPool2d(2),
+        )
+        self.around = nn.Conv2d(8, 12, 3, padding=1, padding_mode="circular")
+        self.fc = nn.Linear(12, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.pad(self.features(x), (1, -1, 0, 1))
+        return self.fc(F.relu(self.around(x)).mean((2, 3)))
+
+
+class PooledUnevenly(nn.Module):
+    """Adaptive pools whose sizes do not divide, one after the other, then a flat head."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.conv1 = conv_bn(3, 8, 3)
+        self.pool1 = nn.AdaptiveAvgPool2d((27, 31))
+        self.conv2 = conv_bn(8, 8, 3)
+        self.pool2 = nn.AdaptiveMaxPool2d((None, 13))
+        self.conv3 = conv_bn(8, 8, 3, 2)
+        self.pool3 = nn.AdaptiveAvgPool2d(3)
+        self.fc = nn.Linear(72, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.pool2(self.conv2(self.pool1(self.conv1(x))))
+        return self.fc(self.pool3(self.conv3(x)).flatten(1))
+
+
+class PooledByDivisors(nn.Module):
+    """Average pools with a divisor, with and without counting the padding, with a ragged end."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.conv1 = conv_bn(3, 8, 3)
+        self.pool1 = nn.AvgPool2d(3, 2, padding=1, divisor_override=5)
+        self.conv2 = conv_bn(8, 12, 3)
+        self.pool2 = nn.AvgPool2d((3, 2), (2, 2), (1, 0), ceil_mode=True, count_include_pad=False)
+        self.conv3 = conv_bn(12, 12, 3)
+        self.pool3 = nn.AvgPool2d(3, 2, padding=1, ceil_mode=True)
+        self.fc = nn.Linear(12, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.pool2(self.conv2(self.pool1(self.conv1(x))))
+        return self.fc(F.relu(self.pool3(self.conv3(x)) - 0.5).mean((2, 3)))
+
+
+class ECG(nn.Module):
+    """A 1-D residual network over 12 leads, pooled to 5 cells and read flat."""
+
+    def __init__(self, num_classes: int, leads: int = 12) -> None:
+        super().__init__()
+
+        def conv(inputs: int, outputs: int, kernel: int, stride: int) -> nn.Module:
+            padding = kernel // 2
+            layer = nn.Conv1d(inputs, outputs, kernel, stride, padding, bias=False)
+            return nn.Sequential(layer, nn.BatchNorm1d(outputs), nn.ReLU())
+
+        self.stem = nn.Sequential(conv(leads, 8, 15, 2), nn.MaxPool1d(3, 2, padding=1))
+        self.body = nn.Sequential(conv(8, 16, 7, 2), conv(16, 16, 7, 1))
+        self.short = nn.Sequential(nn.MaxPool1d(2, ceil_mode=True), nn.Conv1d(8, 16, 1))
+        self.pool = nn.AdaptiveAvgPool1d(5)
+        self.fc = nn.Linear(80, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        x = F.relu(self.body(x) + self.short(x))
+        return self.fc(torch.flatten(self.pool(x), start_dim=1))
+
+
+class CT(nn.Module):
+    """A 3-D network with residuals; ``norm`` is "batch" or "group"."""
+
+    def __init__(self, num_classes: int, norm: str) -> None:
+        super().__init__()
+
+        def block(inputs: int, outputs: int, stride: int) -> nn.Module:
+            groups = nn.BatchNorm3d(outputs) if norm == "batch" else nn.GroupNorm(4, outputs)
+            return nn.Sequential(
+                nn.Conv3d(inputs, outputs, 3, stride, padding=1, bias=norm != "batch"),
+                groups,
+                nn.LeakyReLU(0.01),
+            )
+
+        self.stem = block(1, 8, 1)
+        self.pool = nn.MaxPool3d(2, stride=(1, 2, 2), ceil_mode=True)
+        self.body = nn.Sequential(block(8, 12, 2), block(12, 12, 1))
+        self.short = nn.Sequential(nn.AvgPool3d(2, ceil_mode=True), nn.Conv3d(8, 12, 1))
+        self.fc = nn.Linear(12, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.pool(self.stem(x))
+        return self.fc((self.body(x) + self.short(x)).relu().mean((2, 3, 4)))
+
+
+class MeanImageNet(nn.Module):
+    """Subtracts a mean image, a buffer that differs from place to place, and ends in a tanh."""
+
+    def __init__(self, shape: Shape, num_classes: int) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(5)
+        self.register_buffer("mean_image", torch.randn(shape, generator=generator))
+        self.features = nn.Sequential(
+            conv_bn(shape[0], 8, 3, 2), nn.MaxPool2d(2), conv_bn(8, 12, 3)
+        )
+        self.fc = nn.Linear(12, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.features(x - self.mean_image).mean((2, 3))).tanh()
+
+
+class PixelShuffleNet(nn.Module):
+    """Space to depth, convolutions, depth to space (Shi et al., arXiv:1609.05158)."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(12, 8, 3, padding=1)
+        self.conv2 = nn.Conv2d(8, 36, 3, padding=1)
+        self.shuffle = nn.PixelShuffle(3)
+        self.conv3 = nn.Conv2d(4, 8, 3, stride=2, padding=1)
+        self.fc = nn.Linear(8, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.conv1(F.pixel_unshuffle(x, 2)))
+        x = self.shuffle(torch.tanh(self.conv2(x)))
+        return self.fc(F.relu(self.conv3(x)).mean((2, 3)))
+
+
+class AutocastNet(nn.Module):
+    """Enters autocast by itself: bf16 convolutions under fp32 weights, an fp32 head."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.features = nn.Sequential(conv_bn(3, 8, 3, 2), conv_bn(8, 12, 3))
+        self.fc = nn.Linear(12, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            x = self.features(x)
+        return self.fc(x.to(self.fc.weight.dtype).mean((2, 3)))
+
+
+# --- several inputs, several outputs -------------------------------------------------------------
+
+
+class VectorNet(nn.Module):
+    """An image and a vector: it scales and shifts the channels (FiLM), and joins the features."""
+
+    def __init__(self, num_classes: int, entries: int) -> None:
+        super().__init__()
+        self.stem = conv_bn(3, 8, 3, 2)
+        self.film = nn.Linear(entries, 16)
+        self.tail = conv_bn(8, 12, 3, 2)
+        self.fc = nn.Linear(12 + entries, num_classes)
+
+    def forward(self, x: Tensor, vector: Tensor) -> Tensor:
+        scale, shift = self.film(vector)[:, :, None, None].chunk(2, dim=1)
+        x = F.relu(self.stem(x) * (1 + scale) + shift)
+        return self.fc(torch.cat([self.tail(x).mean((2, 3)), vector], dim=1))
+
+
+class MaskedNet(nn.Module):
+    """An image, a mask of its size and a number: all that may come beside an image."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.stem = conv_bn(4, 8, 3, 2)
+        self.tail = conv_bn(8, 12, 3)
+        self.fc = nn.Linear(12, num_classes)
+
+    def forward(self, x: Tensor, mask: Tensor, temperature: Tensor) -> Tensor:
+        x = self.stem(torch.cat([x, mask], dim=1)) * F.avg_pool2d(mask, 2, ceil_mode=True)
+        return self.fc(self.tail(x).mean((2, 3))) / temperature[:, None]
+
+
+@dataclass
+class Prediction:
+    logits: Tensor
+    features: Tensor
+
+
+class SeveralOutputs(nn.Module):
+    """(Logits, features) as a "tuple", "dict" or "dataclass"."""
+
+    def __init__(self, num_classes: int, form: str) -> None:
+        super().__init__()
+        self.form = form
+        self.features = nn.Sequential(conv_bn(3, 8, 3, 2), conv_bn(8, 12, 3, 2))
+        self.fc = nn.Linear(12, num_classes)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor] | dict[str, Tensor] | Prediction:
+        features = self.features(x)
+        logits = self.fc(features.mean((2, 3)))
+        if self.form == "tuple":
+            return logits, features
+        if self.form == "dict":
+            return {"features": features, "logits": logits}
+        return Prediction(logits, features)
+
+
 # --- the registry --------------------------------------------------------------------------------
 
 
@@ -767,18 +780,56 @@ class NetCase:
 CLASSES = 7
 SMALL: tuple[Shape, ...] = ((3, 65, 49), (3, 48, 64))
 
+ONE: tuple[Shape, ...] = ((3, 65, 49),)
+TINY: tuple[Shape, ...] = ((3, 33, 25), (3, 24, 40))
+
 NETS: dict[str, NetCase] = {
     "vgg16_fc": NetCase(lambda _: vgg16("fc", CLASSES, 1 / 16), ((3, 65, 49), (3, 64, 96))),
     "vgg16_gap": NetCase(lambda _: vgg16("gap", CLASSES, 1 / 16), ((3, 65, 49), (3, 99, 64))),
     "squeezenet1_1": NetCase(lambda _: squeezenet1_1(CLASSES, 1 / 8), SMALL),
     "resnet18": NetCase(lambda _: resnet18(CLASSES, 1 / 8), SMALL),
     "resnet50": NetCase(lambda _: resnet50(CLASSES, 1 / 16), SMALL),
-    "resnet50_original": NetCase(
-        lambda _: resnet50(CLASSES, 1 / 16, stride_first=True), ((3, 65, 49),)
-    ),
+    "resnet50_original": NetCase(lambda _: resnet50(CLASSES, 1 / 16, stride_first=True), ONE),
     "alexnet": NetCase(lambda _: alexnet(CLASSES, 1 / 16), ((3, 95, 79), (3, 127, 163))),
     "mobilenet_v2": NetCase(lambda _: mobilenet_v2(CLASSES, 1 / 4), SMALL),
     "inception_block": NetCase(lambda _: inception_block(CLASSES, 1 / 8), SMALL),
+    "googlenet": NetCase(lambda _: googlenet(CLASSES, 1 / 16), SMALL),
+    "inception_v3": NetCase(lambda _: inception_v3(CLASSES, 1 / 32), ((3, 83, 75),)),
+    "densenet121": NetCase(lambda _: densenet121(CLASSES, 1 / 8, (2, 3, 2, 2)), SMALL),
+    "shufflenet_v2": NetCase(
+        lambda _: shufflenet_v2_x1_0(CLASSES, 1 / 12, (2, 3, 2)), SMALL, barrier=None
+    ),
+    "mnasnet": NetCase(lambda _: mnasnet1_0(CLASSES, 1 / 8, depth=2), ONE),
+    "regnet_x": NetCase(lambda _: regnet_x_400mf(CLASSES, 1 / 8, (1, 2, 2, 1)), ONE),
+    "regnet_y": NetCase(lambda _: regnet_y_400mf(CLASSES, 1 / 8, (1, 2, 2, 1)), ONE, barrier=True),
+    "resnext50": NetCase(lambda _: resnext50_32x4d(CLASSES, 1 / 16, (1, 2, 2, 1)), ONE),
+    "efficientnet_b0": NetCase(
+        lambda _: efficientnet_b0(CLASSES, 1 / 8, depth=1), ONE, barrier=True
+    ),
+    "efficientnet_lite0": NetCase(lambda _: efficientnet_lite0(CLASSES, 1 / 8, depth=2), ONE),
+    "convnext_tiny": NetCase(
+        lambda _: convnext_tiny(CLASSES, 1 / 12, (1, 1, 2, 1)), SMALL, barrier=None
+    ),
+    "vit": NetCase(
+        lambda shape: vit_b_16(CLASSES, 1 / 48, shape[1:], depth=2, patch=8, heads=4),
+        ((3, 40, 56), (3, 33, 25)),
+        barrier=True,
+    ),
+    "caffenet": NetCase(
+        lambda _: caffenet(CLASSES, 1 / 16, alpha=0.5), ((3, 95, 79), (3, 127, 111)), barrier=None
+    ),
+    "unet": NetCase(
+        lambda _: nn.Sequential(unet(2, 1 / 16, depth=2), nn.Flatten()),
+        ((3, 33, 25), (3, 24, 30)),
+        barrier=None,
+    ),
+    "unet_bilinear": NetCase(
+        lambda _: nn.Sequential(
+            unet(CLASSES, 1 / 16, depth=2, bilinear=True), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+        ),
+        TINY,
+        barrier=None,
+    ),
     "squeeze_excitation": NetCase(lambda _: SqueezeExcitationNet(CLASSES), SMALL, barrier=True),
     "group_norm": NetCase(lambda _: GroupNormNet(CLASSES), SMALL, barrier=True),
     "attention": NetCase(lambda _: AttentionNet(CLASSES), SMALL, barrier=True),
@@ -786,14 +837,87 @@ NETS: dict[str, NetCase] = {
     "linear": NetCase(lambda shape: LinearNet(shape, CLASSES), SMALL, linear=True),
     "flat": NetCase(lambda shape: MultilayerFlat(shape, CLASSES), ((3, 33, 25), (3, 24, 41))),
     "conv1d": NetCase(lambda _: Conv1dNet(CLASSES), ((3, 129), (3, 64))),
+    "ecg": NetCase(lambda _: ECG(CLASSES), ((12, 187), (12, 250))),
     "conv3d": NetCase(lambda _: Conv3dNet(CLASSES), ((2, 7, 21, 17), (2, 8, 12, 15))),
+    "ct": NetCase(lambda _: CT(CLASSES, "batch"), ((1, 9, 14, 11),)),
+    "ct_group_norm": NetCase(lambda _: CT(CLASSES, "group"), ((1, 9, 14, 11),), barrier=True),
     "odd_geometry": NetCase(lambda _: OddGeometry(CLASSES), SMALL, barrier=None),
     "strided_projection": NetCase(lambda _: StridedProjection(CLASSES), SMALL),
-    "shufflenet": NetCase(lambda _: ShuffleNet(CLASSES), ((3, 33, 25), (3, 24, 40))),
-    "convnext": NetCase(lambda _: ConvNext(CLASSES), SMALL, barrier=None),
-    "upsample": NetCase(lambda _: UpsampleNet(CLASSES), ((3, 33, 25), (3, 24, 40)), barrier=None),
-    "densenet": NetCase(lambda _: DenseNet(CLASSES), ((3, 33, 25), (3, 24, 40))),
-    "preprocessed": NetCase(
-        lambda _: PreprocessedNet(CLASSES), ((3, 33, 25), (3, 24, 40)), barrier=None
+    "dilated_groups": NetCase(lambda _: DilatedGroups(CLASSES), SMALL),
+    "padded": NetCase(lambda _: Padded(CLASSES), TINY, barrier=None),
+    "pooled_unevenly": NetCase(lambda _: PooledUnevenly(CLASSES), SMALL, barrier=None),
+    "pooled_by_divisors": NetCase(lambda _: PooledByDivisors(CLASSES), TINY),
+    "spellings": NetCase(lambda _: Spellings(CLASSES), TINY),
+    "activations": NetCase(lambda _: Activations(CLASSES), TINY, barrier=None),
+    "mean_image": NetCase(lambda shape: MeanImageNet(shape, CLASSES), TINY, barrier=None),
+    "pixel_shuffle": NetCase(
+        lambda _: PixelShuffleNet(CLASSES), ((3, 34, 26), (3, 24, 40)), barrier=None
     ),
+    "shufflenet": NetCase(lambda _: ShuffleNet(CLASSES), TINY, barrier=None),
+    "convnext": NetCase(lambda _: ConvNext(CLASSES), SMALL, barrier=None),
+    "upsample": NetCase(lambda _: UpsampleNet(CLASSES), TINY, barrier=None),
+    "densenet": NetCase(lambda _: DenseNet(CLASSES), TINY),
+    "preprocessed": NetCase(lambda _: PreprocessedNet(CLASSES), TINY, barrier=None),
+}
+
+# Rounds to bf16 inside, so that fp64's drops are out of its reach; see tests/test_nets.py.
+AUTOCAST = NetCase(lambda _: AutocastNet(CLASSES), TINY)
+
+
+@dataclass(frozen=True)
+class MultiCase:
+    """A network with further inputs than the image, or with more to its output than one tensor.
+
+    Called as ``model(images, *case.more(count))``; of what comes back, ``case.scores(result)`` are
+    the scores (count, ...) to explain.
+
+    arguments: shapes of the further inputs, batch axis left out; their values lie in 0.5 .. 1.5.
+    output: index, key or attribute of the scores in the result; None where they are the result.
+    """
+
+    factory: Callable[[Shape], nn.Module]
+    shape: Shape
+    arguments: tuple[tuple[int, ...], ...] = ()
+    output: int | str | None = None
+
+    def build(self, seed: int = 0) -> nn.Module:
+        """The calibrated model, fp32, eval mode."""
+        model = seeded(lambda: self.factory(self.shape), seed)
+        inputs = (random_images(self.shape, 8, seed=1000 + seed), *self.more(8, 1000 + seed))
+        return calibrate(model, inputs, seed)
+
+    def images(self, count: int = 1, seed: int = 0) -> Tensor:
+        """Random images (count, *shape), fp32."""
+        return random_images(self.shape, count, seed)
+
+    def more(self, count: int = 1, seed: int = 0) -> tuple[Tensor, ...]:
+        """The further inputs, (count, ...) each, fp32."""
+        generator = torch.Generator().manual_seed(seed)
+        return tuple(
+            0.5 + torch.rand(count, *shape, generator=generator) for shape in self.arguments
+        )
+
+    def scores(self, result: object) -> Tensor:
+        """The scores in what the model returned."""
+        if isinstance(self.output, str) and not isinstance(result, dict):
+            found = getattr(result, self.output)
+        else:
+            found = result if self.output is None else result[self.output]  # type: ignore[index]
+        assert isinstance(found, Tensor)
+        return found
+
+
+MULTI: dict[str, MultiCase] = {
+    "vector": MultiCase(lambda _: VectorNet(CLASSES, 5), (3, 33, 25), ((5,),)),
+    "mask": MultiCase(lambda _: MaskedNet(CLASSES), (3, 33, 25), ((1, 33, 25), ())),
+    "tuple": MultiCase(lambda _: SeveralOutputs(CLASSES, "tuple"), (3, 33, 25), output=0),
+    "tuple_features": MultiCase(lambda _: SeveralOutputs(CLASSES, "tuple"), (3, 33, 25), output=1),
+    "dict": MultiCase(lambda _: SeveralOutputs(CLASSES, "dict"), (3, 33, 25), output="logits"),
+    "dataclass": MultiCase(
+        lambda _: SeveralOutputs(CLASSES, "dataclass"), (3, 33, 25), output="logits"
+    ),
+    "fcn_resnet50": MultiCase(
+        lambda _: fcn_resnet50(3, 1 / 16, (1, 1, 2, 1)), (3, 33, 25), output="out"
+    ),
+    "unet": MultiCase(lambda _: unet(3, 1 / 16, depth=2), (3, 33, 25)),
 }

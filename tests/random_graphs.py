@@ -9,13 +9,15 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, TypeVar
+from math import prod
+from typing import Any, Protocol, TypeVar
 
 import torch
 import torch.nn.functional as F
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from architectures import SqueezeExcitation
 from nets import Shape, calibrate, random_images
 from oracle import grid
 
@@ -23,6 +25,7 @@ T = TypeVar("T")
 Size = tuple[int, ...]
 
 CONV = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+DECONV = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 NORM = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 MAX_POOL = (nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d)
 AVG_POOL = (nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d)
@@ -72,6 +75,8 @@ class Functional(nn.Module):
         "clamp": lambda x: x.clamp(-0.5, 1.5),
         "scale": lambda x: 0.7 * x - 0.2,
         "abs": torch.abs,
+        "softmax": lambda x: 2 * torch.softmax(x, dim=1),
+        "glu": lambda x: F.glu(torch.cat([x, 0.5 - x], dim=1), dim=1),
     }
 
     def __init__(self, name: str) -> None:
@@ -123,17 +128,79 @@ class Swap(nn.Module):
         return torch.cat([second, first], dim=1)
 
 
+class Shuffle(nn.Module):
+    """Channel shuffle by two views and a transpose."""
+
+    def __init__(self, groups: int) -> None:
+        super().__init__()
+        self.groups = groups
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, channels, *size = x.shape
+        x = x.view(batch, self.groups, channels // self.groups, *size)
+        return x.transpose(1, 2).contiguous().view(batch, channels, *size)
+
+    def extra_repr(self) -> str:
+        return str(self.groups)
+
+
+class ChannelsLast(nn.Module):
+    """``body``, which works on the last axis, on the channels of a map."""
+
+    def __init__(self, body: nn.Module, dims: int) -> None:
+        super().__init__()
+        self.body = body
+        self.there = (0, *range(2, dims + 2), 1)
+        self.back = (0, dims + 1, *range(1, dims + 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.body(x.permute(self.there)).permute(self.back)
+
+
+class Squeeze(nn.Module):
+    """Squeeze-excitation in any number of axes: a gate a channel, of the whole map."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(channels, 4)
+        self.fc2 = nn.Linear(4, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        cells = list(range(2, x.dim()))
+        gate = torch.sigmoid(self.fc2(F.relu(self.fc1(x.mean(cells)))))
+        return x * gate[(..., *[None] * len(cells))]
+
+
+class Pad(nn.Module):
+    """F.pad with amounts (first axis's front and back, ...), each axis in turn."""
+
+    def __init__(self, amounts: Sequence[tuple[int, int]], mode: str) -> None:
+        super().__init__()
+        self.amounts = [n for pair in reversed(amounts) for n in pair]  # torch: last axis first
+        self.mode = mode
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.mode == "constant":
+            return F.pad(x, self.amounts, value=0.3)
+        return F.pad(x, self.amounts, mode=self.mode)
+
+    def extra_repr(self) -> str:
+        return f"{self.amounts}, {self.mode}"
+
+
 class Head(nn.Module):
-    """Scores from the last map: "gap", "gap_only", "flat" or "mlp"."""
+    """Scores from the last map: "gap", "gap_only", "dense" (a map of scores, averaged), "flat" or
+    "mlp".
+    """
 
     def __init__(self, kind: str, channels: int, size: Size, outputs: int) -> None:
         super().__init__()
         self.kind = kind
-        cells = 1
-        for n in size:
-            cells *= n
-        if kind == "gap":
-            self.fc: nn.Module = nn.Linear(channels, outputs)
+        cells = prod(size)
+        if kind == "dense":
+            self.fc: nn.Module = CONV[len(size) - 1](channels, outputs, 1)
+        elif kind == "gap":
+            self.fc = nn.Linear(channels, outputs)
         elif kind == "flat":
             self.fc = nn.Linear(channels * cells, outputs)
         elif kind == "mlp":
@@ -142,6 +209,8 @@ class Head(nn.Module):
             )
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.kind == "dense":
+            return F.leaky_relu(self.fc(x), 0.3).mean(list(range(2, x.dim())))
         if self.kind in ("gap", "gap_only"):
             x = x.mean(list(range(2, x.dim())))
             return x if self.kind == "gap_only" else self.fc(x)
@@ -240,8 +309,10 @@ class Drawing:
         kernel, stride, padding, _ = self.window(3, True, ceil)
         ones = (1,) * self.dims
         # Without the dilation that window() may have reckoned with, there is only more room.
-        include = bool(self.choose.integer(0, 1))
-        self.layers.append(AVG_POOL[self.dims - 1](kernel, stride, padding, ceil, include))
+        more: dict[str, Any] = {"count_include_pad": bool(self.choose.integer(0, 1))}
+        if self.dims > 1 and self.choose.integer(0, 2) == 0:  # torch: not in 1-D
+            more["divisor_override"] = self.choose.integer(1, 6)
+        self.layers.append(AVG_POOL[self.dims - 1](kernel, stride, padding, ceil, **more))
         self.resize(kernel, stride, padding, ones, ceil)
 
     def adaptive(self) -> None:
@@ -313,6 +384,127 @@ class Drawing:
     def norm(self) -> None:
         self.layers += [NORM[self.dims - 1](self.channels), self.activation()]
 
+    def group_norm(self) -> None:
+        groups = self.choose.pick([g for g in (1, 2, 4) if self.channels % g == 0])
+        self.layers += [nn.GroupNorm(groups, self.channels), self.activation()]
+
+    def response_norm(self) -> None:
+        size, alpha = self.choose.integer(2, 5), self.choose.pick((0.3, 2.0))
+        self.layers.append(nn.LocalResponseNorm(size, alpha, k=self.choose.pick((1.0, 2.0))))
+
+    def squeeze(self) -> None:
+        if self.dims == 2 and self.choose.integer(0, 1):
+            self.layers.append(SqueezeExcitation(self.channels, 4))
+        else:
+            self.layers.append(Squeeze(self.channels))
+
+    def shuffle(self) -> None:
+        groups = [g for g in (2, 3, 4) if self.channels % g == 0 and self.channels > g]
+        if groups:
+            self.layers.append(Shuffle(self.choose.pick(groups)))
+
+    def channels_last(self) -> None:
+        """ConvNeXt's block, or its layer norm alone."""
+        c = self.channels
+        body: list[nn.Module] = [nn.LayerNorm(c, eps=1e-6)]
+        whole = bool(self.choose.integer(0, 2))
+        if whole:
+            hidden = self.choose.pick((4, 8))
+            body += [nn.Linear(c, hidden), nn.GELU(), nn.Linear(hidden, c)]
+        block = ChannelsLast(nn.Sequential(*body), self.dims)
+        residual = whole and self.choose.integer(0, 1)
+        self.layers.append(Residual(block, nn.Identity()) if residual else block)
+
+    def has_room(self, factor: float) -> bool:
+        """Whether the map may still grow so many times along every axis."""
+        return prod(n * factor for n in self.size) <= MAX_CELLS
+
+    def deconv(self) -> None:
+        stride = self.per_axis(1, 2)
+        if not self.has_room(max(stride)):
+            return self.conv()
+        kernel, dilation = self.per_axis(1, 4 if self.dims < 3 else 3), self.per_axis(1, 2)
+        padding = [
+            self.choose.integer(0, min(2, d * (k - 1) // 2))
+            for k, d in zip(kernel, dilation, strict=True)
+        ]
+        over = [
+            self.choose.integer(0, max(s, d) - 1) for s, d in zip(stride, dilation, strict=True)
+        ]
+        groups = 2 if self.channels % 2 == 0 and self.choose.integer(0, 2) == 0 else 1
+        outputs, bias = self.choose.pick((4, 6)), bool(self.choose.integer(0, 1))
+        self.layers.append(
+            DECONV[self.dims - 1](
+                self.channels, outputs, kernel, stride, padding, over, groups, bias, dilation
+            )
+        )
+        self.channels = outputs
+        self.size = tuple(
+            (n - 1) * s - 2 * p + d * (k - 1) + o + 1
+            for n, s, p, d, k, o in zip(
+                self.size, stride, padding, dilation, kernel, over, strict=True
+            )
+        )
+        if self.choose.integer(0, 2):
+            self.layers.append(NORM[self.dims - 1](outputs))
+        if self.choose.integer(0, 2):
+            self.layers.append(self.activation())
+        return None
+
+    def upsample(self) -> None:
+        if not self.has_room(2):
+            return self.conv()
+        mode = self.choose.pick(("nearest", ("linear", "bilinear", "trilinear")[self.dims - 1]))
+        if self.choose.integer(0, 1):
+            factor: float | None = self.choose.pick((2.0, 2.0, 1.5))
+            size, grown = None, tuple(int(n * factor) for n in self.size)
+        else:
+            factor, grown = None, tuple(self.choose.integer(n, 2 * n) for n in self.size)
+            size = grown
+        corners = None if mode == "nearest" else bool(self.choose.integer(0, 1))
+        self.layers.append(nn.Upsample(size, factor, mode, corners))
+        self.size = grown
+        return None
+
+    def pad(self) -> None:
+        mode = self.choose.pick(("constant", "reflect", "replicate", "circular"))
+        amounts = [
+            (self.choose.integer(0, min(2, n - 1)), self.choose.integer(0, min(2, n - 1)))
+            for n in self.size
+        ]
+        if not any(map(any, amounts)) or not self.has_room(1.5):
+            return self.conv()
+        self.layers.append(Pad(amounts, mode))
+        self.size = tuple(n + a + b for n, (a, b) in zip(self.size, amounts, strict=True))
+        return None
+
+    def padded_conv(self) -> None:
+        """A convolution that keeps the size by another padding than zeros."""
+        mode = self.choose.pick(("reflect", "replicate", "circular"))
+        padding = 1 if min(self.size) > 1 else 0
+        outputs = self.choose.pick((4, 6))
+        self.layers.append(
+            CONV[self.dims - 1](
+                self.channels, outputs, 1 + 2 * padding, padding=padding, padding_mode=mode
+            )
+        )
+        self.layers.append(self.activation())
+        self.channels = outputs
+
+    def pixel_shuffle(self) -> None:
+        """Depth to space or, where two divides the size, space to depth."""
+        if self.dims == 2 and self.channels % 4 == 0 and self.has_room(2):
+            self.layers.append(nn.PixelShuffle(2))
+            self.channels //= 4
+            self.size = tuple(2 * n for n in self.size)
+            return None
+        if self.dims == 2 and self.channels <= 8 and not any(n % 2 for n in self.size):
+            self.layers.append(nn.PixelUnshuffle(2))
+            self.channels *= 4
+            self.size = tuple(n // 2 for n in self.size)
+            return None
+        return self.conv()
+
 
 ACTIVATIONS: tuple[Callable[[], nn.Module], ...] = (
     nn.ReLU,
@@ -323,23 +515,35 @@ ACTIVATIONS: tuple[Callable[[], nn.Module], ...] = (
     nn.SiLU,
     nn.GELU,
     nn.Hardswish,
+    nn.PReLU,
+    nn.ELU,
+    nn.Mish,
+    nn.Softplus,
     *(lambda name=name: Functional(name) for name in Functional.table),
 )
 
+# Drawn evenly; what stands several times is what networks are made of.
 STEPS = (
-    Drawing.conv,
-    Drawing.conv,
-    Drawing.conv,
-    Drawing.max_pool,
-    Drawing.avg_pool,
-    Drawing.residual,
-    Drawing.residual,
-    Drawing.concat,
+    *(Drawing.conv,) * 4,
+    *(Drawing.max_pool, Drawing.avg_pool) * 2,
+    *(Drawing.residual, Drawing.concat) * 2,
     Drawing.gate,
     Drawing.swap,
     Drawing.norm,
     Drawing.adaptive,
+    Drawing.deconv,
+    Drawing.upsample,
+    Drawing.pad,
+    Drawing.padded_conv,
+    Drawing.shuffle,
+    Drawing.channels_last,
+    Drawing.response_norm,
+    Drawing.pixel_shuffle,
 )
+# They leave no windows behind them, so few graphs get one, and at most one.
+BARRIERS = (Drawing.squeeze, Drawing.group_norm)
+
+MAX_CELLS = 1600  # of a map, when it grows
 
 
 @dataclass(frozen=True, eq=False)
@@ -377,9 +581,11 @@ def draw_case(choose: Chooser) -> GraphCase:
         torch.manual_seed(weight_seed)
         drawing = Drawing(choose, shape[0], shape[1:])
         drawing.conv()
-        for _ in range(choose.integer(1, 6)):
-            choose.pick(STEPS)(drawing)
-        kind = choose.pick(("gap", "gap", "flat", "flat", "gap_only", "mlp"))
+        count = choose.integer(1, 6)
+        barrier = choose.integer(0, count - 1) if choose.integer(0, 5) == 0 else None
+        for step in range(count):
+            choose.pick(BARRIERS if step == barrier else STEPS)(drawing)
+        kind = choose.pick(("gap", "gap", "flat", "flat", "gap_only", "dense", "mlp"))
         head = Head(kind, drawing.channels, drawing.size, 5)
         model = nn.Sequential(*drawing.layers, head)
     model = calibrate(model, random_images(shape, 16, seed=weight_seed), weight_seed)
