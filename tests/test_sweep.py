@@ -428,7 +428,7 @@ def test_refusals() -> None:
     assert "stride to be a positive integer or 2 of them, got 0" in refusal(stride=0)
     assert "stride" in refusal(stride=-3)
     assert "window to be a positive integer or 2 of them, got -1" in refusal(window=-1)
-    assert "window" in refusal(window=(1, 2, 3))
+    assert "window" in refusal(window=(1, 2, 3, 4))
     assert "window" in refusal(window=2.5)
     assert "either boxes or a window" in refusal(boxes=[[0, 0, 1, 1]])
     assert "got neither" in refusal(window=None)
@@ -457,7 +457,7 @@ def test_refusals() -> None:
     with torch.no_grad():
         next(iter(broken.parameters())).view(-1)[3] = float("nan")
     assert "finite weights, got NaN or infinity in" in refusal(model=broken)
-    assert "tensor of shape (1, ...), got tuple" in refusal(model=lambda x: (x, x))
+    assert "output 0 to be a tensor, got str" in refusal(model=lambda x: ("a", x))
     result = backsight.occlusion(built("resnet18"), images, window=16)
     with pytest.raises(ValueError, match=r"target in \[0, 7\), got 7"):
         result.map(7)

@@ -1,9 +1,10 @@
 """backsight looks back through a convnet: which pixels a decision hangs on."""
 
+from backsight import baselines
 from backsight._version import __version__
 from backsight.config import show_config
 from backsight.methods.occlusion import occlusion, plan
 from backsight.sweep.plan import Plan
 from backsight.sweep.result import Occlusion
 
-__all__ = ["Occlusion", "Plan", "__version__", "occlusion", "plan", "show_config"]
+__all__ = ["Occlusion", "Plan", "__version__", "baselines", "occlusion", "plan", "show_config"]

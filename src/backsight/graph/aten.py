@@ -171,6 +171,8 @@ def _mean(call: Call) -> Entry | None:
         return None
     if sorted(d % (call.axes + 2) for d in b["dim"]) != list(range(2, call.axes + 2)):
         return None
+    if call.name == "sum":
+        return kinds.GLOBAL_SUM, kinds.GlobalSum.of, (b["self"], b["keepdim"]), {}
     return kinds.GLOBAL_MEAN, kinds.GlobalMean.of, (b["self"], b["keepdim"]), {}
 
 
@@ -260,6 +262,7 @@ _TRANSLATORS: dict[str, Callable[[Call], Entry | None]] = {
     "avg_pool": _avg_pool,
     "adaptive_avg_pool": _adaptive_avg_pool,
     "mean": _mean,
+    "sum": _mean,
     "cat": _cat,
     "slice": _slice,
     **dict.fromkeys(

@@ -29,10 +29,12 @@ def capture(
     dtype: torch.dtype,
     device: torch.device,
     sides: Sequence[Tensor] = (),
+    within: str = "",
 ) -> Graph:
     """Capture `model` for images of `shape` (channels, *spatial), for any batch size.
 
-    `sides` are further arguments of the model, batch first, whose shapes and dtypes count.
+    `sides` are further arguments of the model, batch first, whose shapes and dtypes count. Modules
+    are named as they are within the module `within`.
 
     Raises:
         ValueError: a batch norm or a dropout of the model is in training mode: its output for an
@@ -60,7 +62,7 @@ def capture(
                 exported = exported.run_decompositions({})
     except Exception as error:
         raise CaptureError(_first_line(error)) from error
-    return _Builder(exported, len(shape) - 1).graph()
+    return _Builder(exported, len(shape) - 1, within).graph()
 
 
 @contextlib.contextmanager
@@ -141,9 +143,10 @@ def _writes_through_views(graph: Any) -> bool:
 
 
 class _Builder:
-    def __init__(self, exported: Any, axes: int) -> None:
+    def __init__(self, exported: Any, axes: int, within: str) -> None:
         self.exported = exported
         self.axes = axes
+        self.within = within
         self.nodes: list[Node] = []
         self.index: dict[str, int] = {}
         self.batch: Any = None
@@ -209,10 +212,7 @@ class _Builder:
 
     def _add(self, fx: Any, kind: Kind, **fields: Any) -> int:
         index = len(self.nodes)
-        stack = list((fx.meta.get("nn_module_stack") or {}).values())
-        self.nodes.append(
-            Node(index, fx.name, kind, module=stack[-1][0] if stack else "", **fields)
-        )
+        self.nodes.append(Node(index, fx.name, kind, module=self._module(fx), **fields))
         self.index[fx.name] = index
         value = fx.meta.get("val")
         if isinstance(value, Tensor):
@@ -224,6 +224,12 @@ class _Builder:
                     node.shape = tuple(value.shape[1:])
                     node.spatial = value.ndim == self.axes + 2
         return index
+
+    def _module(self, fx: Any) -> str:
+        """The path of the module that an operation stands in."""
+        stack = list((fx.meta.get("nn_module_stack") or {}).values())
+        path: str = stack[-1][0] if stack else ""
+        return path.removeprefix(self.within).removeprefix(".") if self.within else path
 
     def _constant(self, fx: Any, value: Tensor) -> None:
         self._add(fx, kinds.CONSTANT, value=value, varies=False)
@@ -296,8 +302,7 @@ class _Builder:
 
     def _refuse(self, fx: Any, name: str, args: tuple[Any, ...]) -> None:
         """A training-mode batch norm or dropout has no per-image output."""
-        stack = list((fx.meta.get("nn_module_stack") or {}).values())
-        module = stack[-1][0] if stack else ""
+        module = self._module(fx)
         if "batch_norm" in name and "no_training" not in name and len(args) > 5 and args[5] is True:
             refuse_training(module, "a batch norm")
         if "dropout" in name and len(args) > 2 and args[1] and args[2] is True:
@@ -327,7 +332,7 @@ class _Builder:
     def _keeps_off_maps(node: Node) -> bool:
         """Kinds that also mean something on values that are no maps (after a flatten)."""
         return isinstance(
-            node.kind, kinds.Flat | kinds.Linear | kinds.Pointwise | kinds.GlobalMean
+            node.kind, kinds.Flat | kinds.Linear | kinds.Pointwise | kinds.GlobalSum
         ) or (not node.spatial and isinstance(node.kind, kinds.Join))
 
 

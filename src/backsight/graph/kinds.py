@@ -430,17 +430,17 @@ class AdaptiveAvgPool(Kind):
         return True
 
 
-class GlobalMean(Kind):
-    """The mean over all cells of a map, kept as a map of one cell or flattened: arguments (x,
+class GlobalSum(Kind):
+    """The sum over all cells of a map, kept as a map of one cell or flattened: arguments (x,
     keepdim).
     """
 
-    name = "global_mean"
+    name = "global_sum"
     by_difference = True
 
     @staticmethod
     def of(x: Tensor, keepdim: bool) -> Tensor:
-        return x.mean(dim=tuple(range(2, x.ndim)), keepdim=keepdim)
+        return x.sum(dim=tuple(range(2, x.ndim)), keepdim=keepdim)
 
     def is_linear(self, node: Node, nodes: Sequence[Node]) -> bool:
         return True
@@ -454,46 +454,22 @@ class GlobalMean(Kind):
         out: Where | None,
     ) -> Any:
         x, keepdim = node.args
-        rules = node.rules[0]
-        assert rules is not None
         changed = values[x.index]
         # Outside the window nothing changed, so the window's sum is the map's.
         axes = tuple(range(2, changed.ndim))
-        total = changed.sum(dim=axes, keepdim=keepdim, dtype=torch.float64)
-        return total / prod(r.size_in for r in rules)
+        return changed.sum(dim=axes, keepdim=keepdim, dtype=torch.float64)
 
 
-class GlobalSum(GlobalMean):
-    """The sum over all cells of a map, flattened: argument (x)."""
-
-    name = "global_sum"
-
-    @staticmethod
-    def of(x: Tensor) -> Tensor:
-        return x.sum(dim=tuple(range(2, x.ndim)))
-
-    def difference(
-        self,
-        node: Node,
-        nodes: Sequence[Node],
-        values: Values,
-        reads: Mapping[int, Where],
-        out: Where | None,
-    ) -> Any:
-        changed = values[node.args[0].index]
-        return changed.sum(dim=tuple(range(2, changed.ndim)), dtype=torch.float64)
-
-
-class WeightedSum(GlobalSum):
-    """The sum over all cells of a map times weights that do not depend on the image: arguments (x,
-    weights), of one or of all channels.
+class GlobalMean(GlobalSum):
+    """The mean over all cells of a map, kept as a map of one cell or flattened: arguments (x,
+    keepdim).
     """
 
-    name = "weighted_sum"
+    name = "global_mean"
 
     @staticmethod
-    def of(x: Tensor, weights: Tensor) -> Tensor:
-        return (x * weights).sum(dim=tuple(range(2, x.ndim)))
+    def of(x: Tensor, keepdim: bool) -> Tensor:
+        return x.mean(dim=tuple(range(2, x.ndim)), keepdim=keepdim)
 
     def difference(
         self,
@@ -503,9 +479,10 @@ class WeightedSum(GlobalSum):
         reads: Mapping[int, Where],
         out: Where | None,
     ) -> Any:
-        changed, weights = (values[a.index] for a in node.args)
-        product = changed.double() * weights
-        return product.sum(dim=tuple(range(2, changed.ndim)))
+        rules = node.rules[0]
+        assert rules is not None
+        total = super().difference(node, nodes, values, reads, out)
+        return total / prod(r.size_in for r in rules)
 
 
 class Flat(Kind):
@@ -556,7 +533,7 @@ def _along(values: Tensor, axis: int, axes: int) -> Tensor:
 INPUT, CONSTANT, SIZE, BARRIER = Input(), Constant(), Size(), Barrier()
 CHANNELS, BATCH_NORM, CONVOLUTION, MAX_POOL = Channels(), BatchNorm(), Convolution(), MaxPool()
 AVG_POOL, ADAPTIVE_AVG_POOL, GLOBAL_MEAN = AvgPool(), AdaptiveAvgPool(), GlobalMean()
-GLOBAL_SUM, WEIGHTED_SUM = GlobalSum(), WeightedSum()
+GLOBAL_SUM = GlobalSum()
 FLAT, LINEAR, CAT, IDENTITY = (
     Flat(),
     Linear(),

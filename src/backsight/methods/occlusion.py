@@ -5,27 +5,40 @@ Zeiler and Fergus, "Visualizing and Understanding Convolutional Networks", arXiv
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+import os
+from collections.abc import Callable, Iterator, Sequence
+from math import prod
 from typing import Any
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ..sweep.grid import Grid, explicit, grid, per_axis
+from .. import baselines
+from ..sweep.call import Call, Model, Output
+from ..sweep.content import Content, Inpainting, Picture
+from ..sweep.grid import Grid, explicit, grid, per_axis, with_channels
 from ..sweep.models import Prepared, prepare, verify
 from ..sweep.plain import run_plain
 from ..sweep.plan import Plan, plan_plain, plan_windows
 from ..sweep.precision import full_precision
+from ..sweep.readout import Readout, Score
 from ..sweep.result import Occlusion
 from ..sweep.run import run_windows
 
-Model = Callable[[Tensor], Tensor]
 Baseline = float | str | Sequence[float] | Tensor
 Sizes = int | Sequence[int]
 
 #: Working memory of a sweep's batches unless the caller says otherwise.
 MEMORY = 1 << 30
+
+#: Baselines by name.
+_NAMED: dict[str, Callable[[Tensor], Tensor]] = {
+    "mean": baselines.mean,
+    "blur": baselines.blur,
+    "noise": baselines.noise,
+}
 
 
 def occlusion(
@@ -36,7 +49,15 @@ def occlusion(
     stride: Sizes | None = None,
     baseline: Baseline = 0.0,
     edge: str = "clip",
-    boxes: Tensor | Sequence[Sequence[int]] | None = None,
+    boxes: Tensor | Sequence[Any] | None = None,
+    additional_forward_args: Sequence[Any] = (),
+    output: Output | None = None,
+    layer: str | None = None,
+    region: Tensor | str | None = None,
+    probability: str | None = None,
+    score: Score | None = None,
+    targets: Sequence[int] | None = None,
+    top: int | None = None,
     memory: int | None = None,
     show_progress: bool = False,
 ) -> Occlusion:
@@ -51,15 +72,36 @@ def occlusion(
             not changed.
         images: (images, channels, *spatial), one to three spatial axes, floating point, as the
             model takes them.
-        window: size of the occluding box in pixels, one number or one per axis.
-        stride: pixels between positions, one number or one per axis; default: the window's size.
-        baseline: what stands in the box, in the units of `images`: a number, one per channel,
-            "mean" (each image's mean colour), or a tensor that broadcasts to `images`.
+        window: size of the occluding box in pixels, one number or one per axis; with one more, the
+            first, that many channels at a time are occluded.
+        stride: pixels between positions, one number or one per axis of the window; default: the
+            window's size.
+        baseline: what stands in the box, in the units of `images`: a number, one per channel, a
+            tensor that broadcasts to `images`, or by name: "mean" (each image's mean colour),
+            "blur" and "noise" (see `backsight.baselines`), "inpaint" (filled in from the pixels
+            around the box).
         edge: what happens where windows do not fit: "clip" (the last box is cut off; Captum),
             "inside" (the last box is moved inside; MONAI), "drop" (whole boxes only), "overhang"
             (centres on the grid).
         boxes: (positions, 2·D) integers, half-open, starts then ends, in place of window and
-            stride.
+            stride; (positions, 2·D + 2) with the channels' interval first; (positions, boxes, 2·D)
+            to occlude several boxes at a time (empty ones fill up).
+        additional_forward_args: what the model takes after the images. A tensor with one entry per
+            image goes along with its image and is never occluded.
+        output: which output of a model that returns several: a key, an attribute or an index.
+            Default: the first of a tuple; "logits" or "out" of a dict or dataclass.
+        layer: the name of a module: what drops is then the total activation of each of its channels
+            (summed over space; of the unit itself where it has no space) instead of the scores.
+        region: for dense outputs (images, channels, *spatial): each channel's mean over the region
+            is the score. A mask of the output's size (one for all images or one each; weights
+            count), "all", or "predicted": for each class the pixels where it is the largest of the
+            unoccluded image.
+        probability: "softmax" or "sigmoid" to measure probabilities; default: the outputs as they
+            are, logits for most models.
+        score: a function from outputs (batch, ...), in fp64, to numbers (batch,) or (batch,
+            scores), each of its own image alone.
+        targets: keep the drops of these outputs only.
+        top: keep the drops of each image's largest outputs only, this many.
         memory: bytes that a batch of windows may take; default 1 GiB.
         show_progress: show a progress bar on stderr.
 
@@ -70,74 +112,148 @@ def occlusion(
     Raises:
         ValueError: an argument does not fit; the sentence says what was expected and what came.
     """
-    _check_images(images)
-    with torch.no_grad(), full_precision(images.device):
-        content = _content(baseline, images)
-        positions = _positions(images.shape[2:], window, stride, edge, boxes)
-        prepared = prepare(model, images)
-        verify(prepared, model, images)
-        todo = _plan(prepared, positions, images, memory)
-        bar = tqdm(total=len(images) * todo.positions, unit="box", disable=not show_progress)
-        with bar:
+    with torch.no_grad(), _alone(images):
+        task = _Task(
+            model,
+            images,
+            window=window,
+            stride=stride,
+            baseline=baseline,
+            edge=edge,
+            boxes=boxes,
+            additional_forward_args=additional_forward_args,
+            output=output,
+            layer=layer,
+            region=region,
+            probability=probability,
+            score=score,
+            targets=targets,
+            top=top,
+            memory=memory,
+        )
+        prepared = task.prepared()
+        verify(prepared, task.call, images)
+        todo = task.plan(prepared)
+        _check_fits(todo)
+        progress = tqdm(total=len(images) * todo.positions, unit="box", disable=not show_progress)
+        with progress as bar:
             if prepared.graph is None:
-                changes, nulls, base = run_plain(todo, model, images, content, bar.update)
+                found = run_plain(todo, task.call, images, task.content, task.readout, bar.update)
             else:
                 # Half of what the batches leave of the memory may hold weights packed for them.
                 prepared.packs.limit = max(0, todo.memory - todo.batch_bytes) // 2
-                changes, nulls, base = run_windows(todo, images, content, bar.update)
-        axes = images.ndim - 2
-        empty = (todo.grid.boxes[:, axes:] <= todo.grid.boxes[:, :axes]).any(1)
-        changes[:, empty.to(changes.device)] = 0
-        dtype = torch.float64 if images.dtype == torch.float64 else torch.float32
-        floor = float(nulls.abs().max()) if nulls.numel() else 0.0
-        return Occlusion(changes.neg_().to(dtype), base, todo.grid, images.shape[2:], floor, todo)
+                sides = task.call.sides
+                found = run_windows(todo, images, sides, task.content, task.readout, bar.update)
+        found.drops[:, todo.grid.empty.to(found.drops.device)] = 0
+        return Occlusion.of(found, todo.grid, images.shape[1:], todo)
 
 
-def plan(
-    model: Model,
-    images: Tensor,
-    *,
-    window: Sizes | None = None,
-    stride: Sizes | None = None,
-    baseline: Baseline = 0.0,
-    edge: str = "clip",
-    boxes: Tensor | Sequence[Sequence[int]] | None = None,
-    memory: int | None = None,
-    show_progress: bool = False,
-) -> Plan:
+def plan(model: Model, images: Tensor, **arguments: Any) -> Plan:
     """What `occlusion` with the same arguments would do: windows, work, memory and time. Prints as
     a table.
     """
-    _check_images(images)
-    with torch.no_grad(), full_precision(images.device):
-        _content(baseline, images)
-        positions = _positions(images.shape[2:], window, stride, edge, boxes)
-        return _plan(prepare(model, images), positions, images, memory)
+    arguments.pop("show_progress", None)
+    with torch.no_grad(), _alone(images):
+        task = _Task(model, images, **arguments)
+        return task.plan(task.prepared())
 
 
-def _plan(prepared: Prepared, positions: Grid, images: Tensor, memory: int | None) -> Plan:
-    budget = MEMORY if memory is None else memory
-    if not isinstance(budget, int) or budget <= 0:
-        raise ValueError(f"expected memory to be a positive number of bytes, got {memory!r}")
-    key = (
-        positions.boxes.numpy().tobytes(),
-        positions.shape,
-        len(images),
-        budget,
-        torch.get_num_threads(),
-    )
-    known: Plan | None = prepared.plans.get(key)
-    if known is not None:
-        return known
-    count, dtype, device = len(images), images.dtype, images.device
-    if prepared.graph is None:
-        shape, reason = tuple(images.shape[1:]), prepared.reason or ""
-        made = plan_plain(positions, count, shape, prepared.outputs, dtype, device, budget, reason)
-    else:
-        made = plan_windows(prepared.graph, positions, count, dtype, device, budget)
-    prepared.plans.clear()
-    prepared.plans[key] = made
-    return made
+class _Task:
+    """The arguments of `occlusion`, checked, in the forms that a sweep takes."""
+
+    def __init__(
+        self,
+        model: Model,
+        images: Tensor,
+        *,
+        window: Sizes | None = None,
+        stride: Sizes | None = None,
+        baseline: Baseline = 0.0,
+        edge: str = "clip",
+        boxes: Tensor | Sequence[Any] | None = None,
+        additional_forward_args: Sequence[Any] = (),
+        output: Output | None = None,
+        layer: str | None = None,
+        region: Tensor | str | None = None,
+        probability: str | None = None,
+        score: Score | None = None,
+        targets: Sequence[int] | None = None,
+        top: int | None = None,
+        memory: int | None = None,
+    ) -> None:
+        _check_images(images)
+        self.images = images
+        self.positions = _positions(images.shape[1:], window, stride, edge, boxes)
+        self.content = _content(baseline, images)
+        self.memory = MEMORY if memory is None else memory
+        if not isinstance(self.memory, int) or self.memory <= 0:
+            raise ValueError(f"expected memory to be a positive number of bytes, got {memory!r}")
+        if probability not in (None, "softmax", "sigmoid"):
+            raise ValueError(
+                f"expected probability to be None, 'softmax' or 'sigmoid', got {probability!r}"
+            )
+        if targets is not None and top is not None:
+            raise ValueError("expected either targets or top, got both")
+        if top is not None and (not isinstance(top, int) or top < 1):
+            raise ValueError(f"expected top to be a positive integer, got {top!r}")
+        if targets is not None and not len(targets):
+            raise ValueError("expected at least one target, got none")
+        self.call = Call(model, _arguments(additional_forward_args), images, output, layer)
+        if region is not None:
+            self.call.in_region(_weights(region, self.call, images), probability)
+            probability = None
+        self.readout = Readout(
+            probability, score, None if targets is None else tuple(map(int, targets)), top
+        )
+
+    def prepared(self) -> Prepared:
+        return prepare(self.call, self.images)
+
+    def plan(self, prepared: Prepared) -> Plan:
+        images, positions, memory = self.images, self.positions, self.memory
+        outputs = prod(prepared.shape)
+        columns = self.readout.columns(outputs)
+        key = (
+            positions.table.numpy().tobytes(),
+            positions.table.shape,
+            positions.shape,
+            len(images),
+            memory,
+            columns,
+            torch.get_num_threads(),
+        )
+        known: Plan | None = prepared.plans.get(key)
+        if known is not None:
+            return known
+        count, dtype, device = len(images), images.dtype, images.device
+        if prepared.graph is None:
+            shape, reason = tuple(images.shape[1:]), prepared.reason or ""
+            made = plan_plain(positions, count, shape, columns, dtype, device, memory, reason)
+        else:
+            made = plan_windows(prepared.graph, positions, count, columns, dtype, device, memory)
+        prepared.plans.clear()
+        prepared.plans[key] = made
+        return made
+
+
+@contextlib.contextmanager
+def _alone(images: Any) -> Iterator[None]:
+    """Full precision, and no autocast but in the model itself."""
+    device = images.device if isinstance(images, Tensor) else torch.device("cpu")
+    with full_precision(device), torch.autocast(device.type, enabled=False):
+        yield
+
+
+def _check_fits(plan: Plan) -> None:
+    """Refuse a result that is larger than the machine's memory."""
+    if plan.device.type == "cpu" and hasattr(os, "sysconf"):
+        there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        if plan.score_bytes > there:
+            raise ValueError(
+                f"expected a result that fits in {there >> 30} GiB of memory, got"
+                f" {plan.score_bytes >> 30} GiB of drops: choose targets, top, a region, or fewer"
+                " positions"
+            )
 
 
 def _check_images(images: Any) -> None:
@@ -161,37 +277,50 @@ def _check_images(images: Any) -> None:
         raise ValueError("expected finite images, got NaN or infinity")
 
 
+def _arguments(given: Any) -> tuple[Any, ...]:
+    """Like Captum, one argument may come without a tuple around it."""
+    return tuple(given) if isinstance(given, tuple | list) else (given,)
+
+
 def _positions(
-    size: Sequence[int],
+    shape: Sequence[int],
     window: Sizes | None,
     stride: Sizes | None,
     edge: str,
-    boxes: Tensor | Sequence[Sequence[int]] | None,
+    boxes: Tensor | Sequence[Any] | None,
 ) -> Grid:
     if boxes is not None:
         if window is not None or stride is not None:
             raise ValueError("expected either boxes or a window and a stride, got both")
-        return explicit(boxes, size)
+        return explicit(boxes, shape)
     if window is None:
         raise ValueError("expected a window size or boxes, got neither")
-    sizes = per_axis(window, len(size), "window")
-    return grid(
-        size, sizes, sizes if stride is None else per_axis(stride, len(size), "stride"), edge
-    )
+    axes = len(shape) - 1
+    sizes = per_axis(window, axes, "window")
+    strides = sizes if stride is None else per_axis(stride, axes, "stride")
+    if len(sizes) == axes and len(strides) == axes:
+        return grid(shape[1:], sizes, strides, edge)
+    if len(sizes) == axes:
+        raise ValueError(f"expected {axes} strides, as many as the window's sizes, got {stride!r}")
+    if len(strides) == axes:
+        strides = (sizes[0], *strides)
+    return with_channels(grid(shape, sizes, strides, edge))
 
 
-def _content(baseline: Baseline, images: Tensor) -> Tensor:
-    """The baseline as a tensor that broadcasts to the images."""
+def _content(baseline: Baseline, images: Tensor) -> Content:
     axes = images.ndim - 2
     if isinstance(baseline, str):
-        if baseline != "mean":
-            raise ValueError(f"expected a baseline number, tensor or 'mean', got {baseline!r}")
-        return images.mean(dim=tuple(range(2, images.ndim)), keepdim=True)
+        if baseline == "inpaint":
+            return Inpainting(images)
+        if baseline not in _NAMED:
+            names = ", ".join(map(repr, (*_NAMED, "inpaint")))
+            raise ValueError(f"expected a baseline number, tensor or {names}, got {baseline!r}")
+        return Picture(_NAMED[baseline](images).expand_as(images))
     content = torch.as_tensor(baseline, dtype=images.dtype, device=images.device).detach()
     if content.ndim == 1 and len(content) == images.shape[1]:
         content = content.view(1, -1, *[1] * axes)
     try:
-        content.expand_as(images)
+        content = content.expand_as(images)
     except RuntimeError:
         raise ValueError(
             f"expected a baseline that broadcasts to images of shape {tuple(images.shape)}"
@@ -199,4 +328,42 @@ def _content(baseline: Baseline, images: Tensor) -> Tensor:
         ) from None
     if not bool(torch.isfinite(content).all()):
         raise ValueError("expected a finite baseline, got NaN or infinity")
-    return content
+    return Picture(content)
+
+
+def _weights(region: Tensor | str, call: Call, images: Tensor) -> Tensor:
+    """What each cell of a dense output counts, (images, 1 or channels, *spatial)."""
+    dense = torch.cat(
+        [
+            call.dense(image[None].clone(), *(side[i : i + 1] for side in call.sides))
+            for i, image in enumerate(images)
+        ]
+    )
+    if dense.ndim < 3:
+        raise ValueError(
+            "expected a model of dense outputs (images, channels, *spatial) for a region,"
+            f" got outputs {tuple(dense.shape)}"
+        )
+    size = tuple(dense.shape[2:])
+    if isinstance(region, str):
+        if region == "predicted":
+            classes = torch.arange(dense.shape[1], device=dense.device)
+            best = dense.argmax(1, keepdim=True)
+            mask = best == classes.view(1, -1, *[1] * len(size))
+        elif region == "all":
+            mask = torch.ones(len(images), 1, *size, dtype=torch.bool, device=dense.device)
+        else:
+            raise ValueError(f"expected region to be a mask, 'all' or 'predicted', got {region!r}")
+    else:
+        mask = torch.as_tensor(region, device=dense.device)
+        if tuple(mask.shape) not in (size, (len(images), *size)):
+            raise ValueError(
+                f"expected a mask of the output's size {size}, or {(len(images), *size)},"
+                f" got {tuple(mask.shape)}"
+            )
+        mask = mask.expand(len(images), *size)[:, None]
+        if not bool(mask.flatten(1).any(1).all()):
+            raise ValueError("expected a region that holds a pixel of each image, got an empty one")
+    weights = mask.to(images.dtype)
+    total = weights.sum(tuple(range(2, weights.ndim)), keepdim=True)
+    return weights / torch.where(total == 0, torch.ones_like(total), total)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import weakref
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,9 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from ..graph import CaptureError, Graph, Packs, capture, fold_batch_norms, lower, refuse_training
+from .call import Call
 from .plain import check_scores, scores_of
-
-Model = Callable[[Tensor], Tensor]
 
 #: How far a replay may lie from the model's own output, relative to its largest score: folding
 #: rounds anew.
@@ -23,13 +22,13 @@ _AGREE = {torch.float64: 1e-9, torch.float32: 1e-3, torch.float16: 2e-2, torch.b
 
 @dataclass
 class Prepared:
-    """A captured graph, or the reason why there is none; its weights laid out; and plans made for
-    it.
+    """A captured graph, or the reason why there is none; the shape of one output; weights laid
+    out; and plans made for it.
     """
 
     graph: Graph | None
     reason: str | None
-    outputs: int
+    shape: tuple[int, ...]
     packs: Packs = field(default_factory=Packs)
     plans: dict[Any, Any] = field(default_factory=dict)
     verified: bool = False
@@ -39,17 +38,31 @@ _known: weakref.WeakKeyDictionary[Any, dict[Any, Prepared]] = weakref.WeakKeyDic
 _lock = threading.RLock()
 
 
-def prepare(model: Model, images: Tensor) -> Prepared:
-    """Capture `model` for images of this shape, dtype and device, unless that was done and nothing
-    has changed.
+def _renew_lock() -> None:
+    """In a forked process, whose other threads are gone with what they held."""
+    global _lock
+    _lock = threading.RLock()
 
-    What was captured is compared with the model's own output for the first image: a model that it
-    does not reproduce runs plainly.
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_lock)
+
+
+def prepare(call: Call, images: Tensor) -> Prepared:
+    """Capture a model for images of this shape, dtype and device, unless that was done and nothing
+    has changed.
     """
+    model = call.owner
+    if model is None:
+        return _captured(call, images)  # what a function refers to cannot be watched
     check_fit(model, images)
-    if not isinstance(model, nn.Module):
-        return _captured(model, images)  # what a function refers to cannot be watched
-    key = (tuple(images.shape[1:]), images.dtype, str(images.device), _fingerprint(model))
+    key = (
+        tuple(images.shape[1:]),
+        images.dtype,
+        str(images.device),
+        call.mark(),
+        _fingerprint(model),
+    )
     with _lock:
         entries = _known.setdefault(model, {})
         if key not in entries:
@@ -58,46 +71,65 @@ def prepare(model: Model, images: Tensor) -> Prepared:
             # of no use.
             for old in [k for k in entries if k[-1] != key[-1]]:
                 del entries[old]
-            entries[key] = _captured(model, images)
+            entries[key] = _captured(call, images)
         return entries[key]
 
 
-def _captured(model: Model, images: Tensor) -> Prepared:
+def _captured(call: Call, images: Tensor) -> Prepared:
     packs = Packs()
     try:
-        graph = capture(model, tuple(images.shape[1:]), images.dtype, images.device)
+        shape = tuple(images.shape[1:])
+        graph = capture(call, shape, images.dtype, images.device, call.sides, within="model")
     except CaptureError as error:
-        return Prepared(None, str(error), scores_of(model(images[:1]), 1).shape[1])
+        output = _own(call, images)
+        scores_of(output, 1)
+        return Prepared(None, str(error), tuple(output.shape[1:]))
     graph = lower(fold_batch_norms(graph), packs)
-    return Prepared(graph, None, graph.outputs, packs)
+    return Prepared(graph, None, graph.nodes[graph.output].shape, packs)
 
 
-def verify(prepared: Prepared, model: Model, images: Tensor) -> None:
+def _own(call: Call, images: Tensor) -> Tensor:
+    """The model's own output for the first image, which must come out of it unchanged."""
+    image = images[:1].clone()
+    output: Tensor = call(image, *(side[:1] for side in call.sides))
+    if not torch.equal(image, images[:1]):
+        raise ValueError(
+            "expected a model that leaves its input as it is, got one that changes it in place"
+        )
+    return output
+
+
+def verify(prepared: Prepared, call: Call, images: Tensor) -> None:
     """Compare the captured graph's output for the first image with the model's own, once.
 
     A graph that does not reproduce it is dropped, and the model runs plainly.
 
     Raises:
-        ValueError: the model's scores for an image depend on the rest of the batch.
+        ValueError: the model changes its input in place, or its scores for an image depend on
+            chance or on the rest of the batch.
     """
     with _lock:
-        if prepared.graph is None or prepared.verified:
+        if prepared.verified:
             return
-        own = scores_of(model(images[:1]), 1)
+        own = scores_of(_own(call, images), 1)
         check_scores(own)
-        _check_independence(model, images, own)
-        if _agrees(prepared.graph, images, own):
-            prepared.verified = True
-            return
-        prepared.graph, prepared.outputs = None, own.shape[1]
-        prepared.reason = "the captured graph does not compute what the model does"
-        prepared.plans.clear()
+        if not _close(scores_of(_own(call, images), 1), own):
+            raise ValueError(
+                "expected a model without randomness, got other scores for the same image"
+            )
+        _check_independence(call, images, own)
+        if prepared.graph is not None and not _agrees(prepared.graph, call, images, own):
+            prepared.graph = None
+            prepared.reason = "the captured graph does not compute what the model does"
+            prepared.plans.clear()
+        prepared.verified = True
 
 
-def _check_independence(model: Model, images: Tensor, own: Tensor) -> None:
+def _check_independence(call: Call, images: Tensor, own: Tensor) -> None:
     """Refuse a model whose scores for an image depend on what stands beside it in the batch."""
     other = images[:1].flip(-1) * 0.5
-    scores = scores_of(model(torch.cat([images[:1], other])), 2)[:1]
+    sides = [torch.cat([side[:1], side[:1]]) for side in call.sides]
+    scores = scores_of(call(torch.cat([images[:1], other]), *sides), 2)[:1]
     if not _close(scores, own):
         raise ValueError(
             "expected a model that scores each image by itself,"
@@ -110,8 +142,8 @@ def _close(scores: Tensor, own: Tensor) -> bool:
     return bool((scores - own).abs().max() <= _AGREE[own.dtype] * scale)
 
 
-def _agrees(graph: Graph, images: Tensor, own: Tensor) -> bool:
-    replayed = graph(images[:1]).reshape(1, -1)
+def _agrees(graph: Graph, call: Call, images: Tensor, own: Tensor) -> bool:
+    replayed = graph(images[:1], *(side[:1] for side in call.sides)).reshape(1, -1)
     return replayed.shape == own.shape and _close(replayed, own)
 
 
@@ -150,12 +182,10 @@ def _sums(tensor: Tensor) -> tuple[float, ...]:
     return float(flat.sum(dtype=dtype)), float(flat[::3].sum(dtype=dtype))
 
 
-def check_fit(model: Model, images: Tensor) -> None:
+def check_fit(model: nn.Module, images: Tensor) -> None:
     """Refuse a model on another device or of another dtype than the images, and layers in training
     mode.
     """
-    if not isinstance(model, nn.Module):
-        return
     for name, module in model.named_modules():
         batch_norm = isinstance(module, nn.modules.batchnorm._BatchNorm)
         if module.training and (
@@ -176,11 +206,10 @@ def check_fit(model: Model, images: Tensor) -> None:
         raise ValueError(f"expected images of the model's dtype ({names}), got {images.dtype}")
 
 
-def check_finite(model: Model) -> None:
+def check_finite(model: nn.Module) -> None:
     """Refuse parameters that hold NaN or infinity. (Buffers may: masks of minus infinity are
     common.)
     """
-    if isinstance(model, nn.Module):
-        for name, parameter in model.named_parameters():
-            if not bool(torch.isfinite(parameter).all()):
-                raise ValueError(f"expected finite weights, got NaN or infinity in {name}")
+    for name, parameter in model.named_parameters():
+        if not bool(torch.isfinite(parameter).all()):
+            raise ValueError(f"expected finite weights, got NaN or infinity in {name}")

@@ -9,39 +9,62 @@ import torch
 from torch import Tensor
 
 from .. import ops
+from ..graph.kinds import Where
+from .call import Call, repeated
+from .content import Content, Picture
 from .plan import NULLS, Plan
-
-Model = Callable[[Tensor], Tensor]
+from .readout import Drops, Readout
 
 
 def run_plain(
-    plan: Plan, model: Model, images: Tensor, baseline: Tensor, progress: Callable[[int], None]
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Differences (images, positions, outputs), null differences (…, outputs) and base (images,
-    outputs), all fp64.
-    """
-    axes = images.ndim - 2
-    device = images.device
-    batches = ceil((plan.positions + NULLS) / plan.batch)
-    # An empty box changes nothing: what is left of the last batch holds null occlusions.
-    boxes = torch.zeros(batches * plan.batch, 2 * axes, dtype=torch.int64)
-    boxes[: plan.positions] = plan.grid.boxes
-    boxes = boxes.to(device)
-    baseline = baseline.expand_as(images)
-    base = torch.cat([scores_of(model(image[None]), 1) for image in images]).double()
-    check_scores(base)
-    changes = torch.zeros(len(images), len(boxes), plan.outputs, dtype=torch.float64, device=device)
+    plan: Plan,
+    call: Call,
+    images: Tensor,
+    content: Content,
+    readout: Readout,
+    progress: Callable[[int], None],
+) -> Drops:
+    """What a sweep finds, by running the model on each occluded image."""
+    device, positions = images.device, plan.positions
+    batches = ceil((positions + NULLS) / plan.batch)
+    rows = torch.arange(batches * plan.batch)
+    found = []
     for i, image in enumerate(images):
-        for first in range(0, len(boxes), plan.batch):
-            some = slice(first, first + plan.batch)
-            copies = ops.occlude(image[None], boxes[some], baseline[i : i + 1])
-            changes[i, some] = scores_of(model(copies), plan.batch).double() - base[i]
-            progress(max(0, min(first + plan.batch, plan.positions) - first))
-    return (
-        changes[:, : plan.positions],
-        changes[:, plan.positions :].reshape(-1, plan.outputs),
-        base,
-    )
+        sides = [side[i : i + 1] for side in call.sides]
+        output = call(image[None].clone(), *sides)
+        base = scores_of(output, 1).double()
+        check_scores(base)
+        reading = readout.of(base, output.shape[1:])
+        results = Drops.empty(reading, positions, images.dtype)
+        here = content.part(i, i + 1)
+        for first in range(0, len(rows), plan.batch):
+            some = rows[first : first + plan.batch]
+            real = max(0, min(len(some), positions - first))
+            # What is left of the last batch holds null occlusions.
+            copies = _occluded(plan, image, some[:real], here, len(some))
+            change = scores_of(repeated(call, copies, sides), len(some)).double() - base
+            at = torch.zeros(len(some), dtype=torch.int64, device=device)
+            results.put(reading, at, some.to(device), change, slice(real), slice(real, None))
+            progress(real)
+        found.append(results)
+    return Drops.joined(found)
+
+
+def _occluded(plan: Plan, image: Tensor, rows: Tensor, content: Content, count: int) -> Tensor:
+    """`count` copies of an image, the first of them with the boxes of `rows` filled."""
+    grid, device = plan.grid, image.device
+    size = tuple(image.shape[1:])
+    if isinstance(content, Picture) and grid.parts is None and grid.channels is None:
+        boxes = torch.zeros(count, grid.boxes.shape[1], dtype=torch.int64)
+        boxes[: len(rows)] = grid.boxes[rows]
+        return ops.occlude(image[None], boxes.to(device), content.picture)
+    copies = image.expand(count, *size).clone()
+    where = Where(torch.zeros(len(rows), len(size) - 1, dtype=torch.int64, device=device), size[1:])
+    at = torch.zeros(len(rows), dtype=torch.int64, device=device)
+    filler = content.windows(at, grid.boxes[rows].to(device), where)
+    inside = grid.covers(rows, where, size[0])
+    copies[: len(rows)] = torch.where(inside, filler, copies[: len(rows)])
+    return copies
 
 
 def scores_of(output: object, batch: int) -> Tensor:
@@ -51,6 +74,8 @@ def scores_of(output: object, batch: int) -> Tensor:
         raise ValueError(
             f"expected the model to return a tensor of shape ({batch}, ...), got {came}"
         )
+    if not output.is_floating_point():
+        raise ValueError(f"expected floating-point scores, got {output.dtype}")
     return output.detach().reshape(batch, -1)
 
 

@@ -104,6 +104,7 @@ class Plan:
         windows: whether windows are used; if not, `reason` says why the model runs whole for every
             position.
         positions, images: how many there are.
+        outputs: how many drops are kept per position.
         flops, plain_flops: floating-point operations per image of this plan and of plain occlusion.
         base_bytes: activations of the unoccluded images that windows read.
         batch_bytes: the largest batch's working memory; within `memory`.
@@ -150,9 +151,9 @@ class Plan:
 
     @property
     def score_bytes(self) -> int:
-        """The result: fp64 while it is computed, and as it is returned."""
+        """The result: drops, and the largest output at each position."""
         itemsize = 8 if self.dtype == torch.float64 else 4
-        return self.images * self.positions * self.outputs * (8 + itemsize)
+        return self.images * self.positions * (self.outputs * itemsize + 8)
 
     @property
     def peak_bytes(self) -> int:
@@ -282,9 +283,15 @@ def plan_plain(
 
 
 def plan_windows(
-    graph: Graph, grid: Grid, images: int, dtype: torch.dtype, device: torch.device, memory: int
+    graph: Graph,
+    grid: Grid,
+    images: int,
+    outputs: int,
+    dtype: torch.dtype,
+    device: torch.device,
+    memory: int,
 ) -> Plan:
-    """A plan that runs windows of the captured `graph`."""
+    """A plan that runs windows of the captured `graph` and keeps so many `outputs`."""
     nodes = graph.nodes
     axes = graph.axes
     tail = linear_tail(graph)
@@ -329,7 +336,7 @@ def plan_windows(
         grid,
         images,
         nodes[graph.input].shape,
-        graph.outputs,
+        outputs,
         dtype,
         device,
         memory,
@@ -397,12 +404,11 @@ def _is_barrier(node: Node, graph: Graph, tail: Tail) -> bool:
     if not node.varies or node.index in tail.nodes or node.kind.by_difference:
         return False
     if node.kind.local:  # a join with something that has changed as a whole
-        spreads = any(
+        return any(
             isinstance(rule, Whole) and rule.size_out > 1
             for rules in node.rules
             for rule in rules or ()
         )
-        return spreads
     return any(
         nodes[i].varies and nodes[i].spatial and prod(nodes[i].extent) > 1 for i in node.inputs
     )

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from .. import ops, store
-from .grid import Grid
+from .grid import Grid, disjoint
 from .plan import Plan
+from .readout import Drops
 
 Target = int | Sequence[int] | Tensor
 
@@ -23,12 +24,15 @@ class Occlusion:
     Attributes:
         drops: (images, positions, outputs), original minus occluded score; fp64 for fp64 models,
             else fp32.
-        boxes: (positions, 2·D) int64, half-open, starts then ends, clipped to the image.
+        boxes: (positions, 2·D) int64, half-open, starts then ends, clipped to the image; with the
+            channels' interval first, or of several boxes per position, as they were asked for.
         base: (images, outputs) fp64, the scores of the unoccluded images.
+        targets: (images, outputs) int64, which outputs the columns are; None for all in their
+            order.
         noise_floor: the largest |drop| of null occlusions (the image's own pixels in the box) in
             the same sweep: drops below it mean nothing.
         plan: the plan that was run; after `load`, its plain data.
-        size: pixels per spatial axis of the images.
+        shape: (channels, *spatial) of an image.
         grid_shape: positions along each axis; None for boxes that are no grid.
     """
 
@@ -37,17 +41,45 @@ class Occlusion:
         drops: Tensor,
         base: Tensor,
         grid: Grid,
-        size: Sequence[int],
+        shape: Sequence[int],
         noise_floor: float,
         plan: Plan | dict[str, Any],
+        most_probable: Tensor,
+        targets: Tensor | None = None,
     ) -> None:
         self.drops = drops
         self.base = base
-        self.boxes = grid.boxes
+        self.boxes = grid.table
         self.grid_shape = grid.shape
-        self.size = tuple(size)
+        self.shape = tuple(shape)
         self.noise_floor = noise_floor
         self.plan = plan
+        self.targets = targets
+        self._most_probable = most_probable
+        self._grid = grid
+
+    @classmethod
+    def of(cls, found: Drops, grid: Grid, shape: Sequence[int], plan: Plan) -> Occlusion:
+        """What a sweep has filled in."""
+        return cls(
+            found.drops,
+            found.base,
+            grid,
+            shape,
+            found.noise_floor,
+            plan,
+            found.most_probable,
+            found.targets,
+        )
+
+    @property
+    def size(self) -> tuple[int, ...]:
+        """Pixels per spatial axis of the images."""
+        return self.shape[1:]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For pickling: a plan's graph stays behind, its plain data goes along."""
+        return self.__dict__ | {"plan": self._plan_data()}
 
     def __repr__(self) -> str:
         images, positions, outputs = self.drops.shape
@@ -69,13 +101,20 @@ class Occlusion:
             raise ValueError(
                 f"expected a target index, or one for each of {images} images, got {target!r}"
             )
-        if bool(((index < 0) | (index >= outputs)).any()):
+        if self.targets is not None:
+            found = self.targets.cpu() == index.expand(images)[:, None]
+            if not bool(found.any(1).all()):
+                kept = self.targets.unique().tolist()
+                raise ValueError(f"expected a target of those kept, {kept}, got {target!r}")
+            index = found.int().argmax(1)
+        elif bool(((index < 0) | (index >= outputs)).any()):
             raise ValueError(f"expected a target in [0, {outputs}), got {target!r}")
         index = index.to(self.drops.device).expand(images)
         return self.drops[torch.arange(images, device=index.device), :, index]
 
     def map(self, target: Target, reduce: str = "mean") -> Tensor:
-        """The drops of `target` spread over the pixels: (images, *size), dtype of `drops`.
+        """The drops of `target` spread over the pixels: (images, *size), dtype of `drops`; with a
+        channel axis, (images, channels, *size), where boxes cover a part of the channels.
 
         Args:
             target: an output's index, or one per image.
@@ -84,8 +123,21 @@ class Occlusion:
         """
         if reduce not in ("mean", "sum"):
             raise ValueError(f"expected reduce to be 'mean' or 'sum', got {reduce!r}")
-        scores = self._of_target(target).T.contiguous()
-        return ops.heatmap(scores, self.boxes.to(scores.device), list(self.size), reduce)
+        drops = self._of_target(target).T.contiguous()
+        boxes, channels = self._grid.boxes, self._grid.channels
+        if self._grid.parts is not None:
+            boxes, owner = disjoint(self._grid.parts)
+            drops = drops[owner.to(drops.device)]
+        if channels is None:
+            return ops.heatmap(drops, boxes.to(drops.device), list(self.size), reduce)
+        maps = []
+        for channel in range(self.shape[0]):
+            here = (channels[:, 0] <= channel) & (channel < channels[:, 1])
+            some = here.to(drops.device)
+            maps.append(
+                ops.heatmap(drops[some], boxes[here].to(drops.device), list(self.size), reduce)
+            )
+        return torch.stack(maps, 1)
 
     def _on_grid(self, values: Tensor) -> Tensor:
         if self.grid_shape is None:
@@ -99,38 +151,52 @@ class Occlusion:
         return self._on_grid(self._of_target(target))
 
     def most_probable(self) -> Tensor:
-        """The output with the largest score at each position, (images, *positions along each axis)
-        int64.
+        """Which of the model's outputs is the largest at each position, whichever drops were kept:
+        int64 (images, *positions along each axis), or (images, positions) for boxes that are no
+        grid.
         """
-        # One image at a time: all scores at once would double the memory of the result.
-        best = [
-            (base - drops).argmax(-1) for base, drops in zip(self.base, self.drops, strict=True)
-        ]
-        return self._on_grid(torch.stack(best))
+        shape = self.grid_shape or self._most_probable.shape[1:]
+        return self._most_probable.reshape(len(self.base), *shape)
+
+    def _plan_data(self) -> dict[str, Any]:
+        if isinstance(self.plan, dict):
+            return self.plan
+        return self.plan.as_dict() | {"versions": _versions()}
 
     def save(self, path: str | PathLike[str]) -> None:
         """Write everything to an .npz file, whole or not at all."""
-        plan = (
-            self.plan
-            if isinstance(self.plan, dict)
-            else self.plan.as_dict() | {"versions": _versions()}
-        )
         meta = {
             "noise_floor": self.noise_floor,
-            "size": list(self.size),
+            "shape": list(self.shape),
             "grid": None if self.grid_shape is None else list(self.grid_shape),
-            "plan": plan,
+            "plan": self._plan_data(),
         }
-        arrays = {name: getattr(self, name).cpu().numpy() for name in ("drops", "base", "boxes")}
+        tensors = {
+            "drops": self.drops,
+            "base": self.base,
+            "boxes": self.boxes,
+            "most_probable": self._most_probable,
+            "targets": self.targets,
+        }
+        arrays = {name: t.cpu().numpy() for name, t in tensors.items() if t is not None}
         store.save_npz(path, arrays, meta)
 
     @classmethod
     def load(cls, path: str | PathLike[str]) -> Occlusion:
         """Read what `save` wrote. Raises ValueError for a file that is none or is damaged."""
-        arrays, meta = store.load_npz(path, ("drops", "base", "boxes"))
-        drops, base, boxes = (torch.from_numpy(arrays[name]) for name in ("drops", "base", "boxes"))
-        shape = None if meta["grid"] is None else tuple(meta["grid"])
-        return cls(drops, base, Grid(boxes, shape), meta["size"], meta["noise_floor"], meta["plan"])
+        arrays, meta = store.load_npz(path, ("drops", "base", "boxes", "most_probable"))
+        tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
+        grid = None if meta["grid"] is None else tuple(meta["grid"])
+        return cls(
+            tensors["drops"],
+            tensors["base"],
+            Grid.of_table(tensors["boxes"], len(meta["shape"]) - 1, grid),
+            meta["shape"],
+            meta["noise_floor"],
+            meta["plan"],
+            tensors["most_probable"],
+            tensors.get("targets"),
+        )
 
 
 def _versions() -> dict[str, str]:

@@ -14,9 +14,11 @@ from .. import ops
 from ..graph import Graph, Node, is_aside, is_fixed
 from ..graph.fields import Cells as Ints
 from ..graph.kinds import Constant, Size, Where
-from ..maps import Box, Maps, Tile, WholeMaps, hull, splice_base
+from ..maps import Box, Maps, WholeMaps, hull, splice_base
+from .content import Content
 from .plain import check_scores
 from .plan import NULLS, Group, Head, Plan, Step, Window
+from .readout import Drops, Reading, Readout
 
 #: Called with the number of positions (times images) just done.
 Progress = Callable[[int], None]
@@ -25,22 +27,22 @@ Progress = Callable[[int], None]
 def run_windows(
     plan: Plan,
     images: Tensor,
-    baseline: Tensor,
+    sides: Sequence[Tensor],
+    content: Content,
+    readout: Readout,
     progress: Progress,
-    provider: Callable[[Graph, Tensor, Sequence[int]], Maps] = WholeMaps,
-) -> tuple[Tensor, Tensor, Tensor]:
+    provider: Callable[[Graph, Tensor, Sequence[int], Sequence[Tensor]], Maps] = WholeMaps,
+) -> Drops:
     """Run a plan with windows.
 
     Args:
         plan: from `plan_windows`.
         images: (images, channels, *spatial).
-        baseline: what stands in the boxes, broadcastable to `images`.
+        sides: the values of the graph's side inputs, one entry per image.
+        content: what stands in the boxes.
+        readout: what is read out of the outputs.
         progress: called with the number of positions just done.
         provider: where the unoccluded activations are read from.
-
-    Returns:
-        Differences occluded - unoccluded (images, positions, outputs), those of null occlusions
-        (any, outputs), and the unoccluded scores (images, outputs), all fp64.
     """
     assert plan.graph is not None
     if images.ndim > 3:
@@ -50,13 +52,15 @@ def run_windows(
     results = []
     for first in range(0, len(images), plan.chunk):
         some = images[first : first + plan.chunk]
-        contents = baseline.expand_as(images)[first : first + plan.chunk]
-        maps = provider(plan.graph, some, plan.keep)
-        base = maps.value(plan.graph.output).double().reshape(len(some), -1)
+        last = first + len(some)
+        maps = provider(plan.graph, some, plan.keep, [side[first:last] for side in sides])
+        output = maps.value(plan.graph.output)
+        base = output.double().reshape(len(some), -1)
         check_scores(base)
-        results.append((*Sweep(plan, maps, some, contents).run(progress), base))
-    changes, nulls, bases = zip(*results, strict=True)
-    return torch.cat(changes), torch.cat(nulls), torch.cat(bases)
+        reading = readout.of(base, output.shape[1:])
+        sweep = Sweep(plan, maps, some, content.part(first, last), reading)
+        results.append(sweep.run(progress))
+    return Drops.joined(results)
 
 
 class Sweep:
@@ -66,10 +70,13 @@ class Sweep:
         plan: a plan with windows.
         maps: the unoccluded activations of the images.
         images: (images, channels, *spatial).
-        baseline: broadcastable to `images`; what stands in the boxes.
+        content: what stands in the boxes.
+        reading: what is read out of the outputs.
     """
 
-    def __init__(self, plan: Plan, maps: Maps, images: Tensor, baseline: Tensor) -> None:
+    def __init__(
+        self, plan: Plan, maps: Maps, images: Tensor, content: Content, reading: Reading
+    ) -> None:
         assert plan.graph is not None
         assert plan.tail is not None
         self.plan = plan
@@ -77,8 +84,8 @@ class Sweep:
         self.tail = plan.tail
         self.maps = maps
         self.images = images
-        self.baseline = baseline.expand_as(images)
-        self.boxes = plan.grid.boxes
+        self.content = content
+        self.reading = reading
         self.fixed = {
             n.index: n.value
             for n in self.graph.nodes
@@ -90,25 +97,17 @@ class Sweep:
             if any(i in self.graph.nodes[t].inputs for t in self.tail.nodes)
         }
 
-    def run(self, progress: Progress) -> tuple[Tensor, Tensor]:
-        """Differences occluded - unoccluded (images, positions, outputs) in fp64, and those of the
-        null occlusions.
-        """
-        images, positions = len(self.images), self.plan.positions
+    def run(self, progress: Progress) -> Drops:
+        """The drops of all positions."""
+        images = len(self.images)
         device = self.images.device
-        changes = torch.zeros(
-            images, positions, self.plan.outputs, dtype=torch.float64, device=device
-        )
-        nulls = [changes.new_zeros(0, self.plan.outputs)]
+        found = Drops.empty(self.reading, self.plan.positions, self.images.dtype)
 
         def finish(rows: _Rows, change: Tensor) -> None:
             real = torch.from_numpy(np.flatnonzero(rows.position >= 0)).to(device)
             null = torch.from_numpy(np.flatnonzero(rows.position == _NULL)).to(device)
-            image, position = (
-                torch.from_numpy(a).to(device)[real] for a in (rows.image, rows.position)
-            )
-            changes[image, position] = change[real]
-            nulls.append(change[null])
+            image, position = (torch.from_numpy(a).to(device) for a in (rows.image, rows.position))
+            found.put(self.reading, image, position, change, real, null)
             progress(len(real))
 
         head = _HeadBatches(self, self.plan.head, finish) if self.plan.head else None
@@ -131,7 +130,7 @@ class Sweep:
                     head.add(rows, batch.frontier(head.head.frontier))
         if head is not None:
             head.flush()
-        return changes, torch.cat(nulls)
+        return found
 
 
 #: Positions of rows that occlude nothing, and of rows that only fill a batch.
@@ -361,25 +360,13 @@ class _Batch:
         nothing is changed.
         """
         self.sweep.maps.prepare(self._boxes)
-        graph, axes = self.sweep.graph, self.sweep.graph.axes
+        graph = self.sweep.graph
         where = self.where(self.windows[graph.input])
-        boxes = self.sweep.boxes[torch.from_numpy(self.position)].to(self.device)
-        inside = torch.ones(
-            len(self.image), *[1] * (axes + 1), dtype=torch.bool, device=self.device
-        )
+        grid, position = self.sweep.plan.grid, torch.from_numpy(self.position)
+        inside = grid.covers(position, where, graph.nodes[graph.input].shape[0])
         inside[occluded:] = False
-        for d in range(axes):
-            cells = where.at[:, d : d + 1] + torch.arange(where.size[d], device=self.device)
-            along = (cells >= boxes[:, d : d + 1]) & (cells < boxes[:, axes + d : axes + d + 1])
-            inside = inside & along.view(len(along), 1, *[-1 if k == d else 1 for k in range(axes)])
-        content = self.sweep.baseline
-        if all(content.stride(2 + d) == 0 for d in range(axes)):
-            corner = content.as_strided((*content.shape[:2], *[1] * axes), content.stride())
-            content = corner[self.image]
-        else:
-            content = splice_base(
-                Tile(content, (0,) * axes, tuple(content.shape[2:])), self.image, where
-            )
+        boxes = grid.boxes[position].to(self.device)
+        content = self.sweep.content.windows(self.image, boxes, where)
         self.live[graph.input] = torch.where(inside, content, self._base(graph.input))
 
     def _boxes(self) -> dict[int, Box]:

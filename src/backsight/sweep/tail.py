@@ -31,9 +31,9 @@ def linear_tail(graph: Graph) -> Tail:
             node, nodes
         ):
             tail.add(node.index)
-    boundary = {
-        i for t in tail for i in nodes[t].inputs if i not in tail and nodes[i].varies
-    } or {graph.output}
+    boundary = {i for t in tail for i in nodes[t].inputs if i not in tail and nodes[i].varies} or {
+        graph.output
+    }
     return Tail(frozenset(tail), tuple(sorted(boundary)))
 
 
