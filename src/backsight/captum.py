@@ -16,9 +16,12 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from . import ops
-from .methods.occlusion import occlusion, plan
+from .methods.occlusion import occlusion
+from .sweep.call import Call
 from .sweep.grid import grid
+from .sweep.models import prepare
 from .sweep.plan import Plan
+from .sweep.precision import full_precision
 
 __all__ = ["Occlusion"]
 
@@ -27,6 +30,9 @@ Result = TypeVar("Result")
 Inputs = TypeVar("Inputs", Tensor, tuple[Tensor, ...])
 Baseline = Tensor | int | float
 Target = int | tuple[Any, ...] | Tensor | list[int] | list[tuple[int, ...]] | None
+
+#: How far a sweep's unoccluded scores may lie from the model's own, relative to the largest.
+_AGREE = 1e-3
 
 
 def _unwrappable(method: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
@@ -42,11 +48,11 @@ def _unwrappable(method: Callable[Arguments, Result]) -> Callable[Arguments, Res
 class Occlusion:
     """Occlusion (Zeiler & Fergus 2013, arXiv:1311.2901) with the interface of captum 0.9.0.
 
-    Runs by windows where it can: an input (images, channels, *spatial), floating point, with one to
-    three spatial axes, windows that cover all channels, and a `forward_func` that
-    `backsight.occlusion` captures. Everything else runs as captum runs it, whole, on occluded
-    copies: any callable, models in training mode, integers, several inputs, one score for the whole
-    batch.
+    Runs by windows where it can: inputs (images, channels, *spatial), floating point, with one to
+    three spatial axes, and a `forward_func` that `backsight.occlusion` captures, with the other
+    inputs and arguments going along. Everything else runs as captum runs it, whole, on occluded
+    copies: any callable, models in training mode or under autocast, integers, features, one score
+    for the whole batch.
 
     It differs from captum where captum is at fault. Differences of scores are summed in fp64, not
     in the dtype of the scores. What an input or a baseline holds outside a box, infinity for
@@ -61,6 +67,8 @@ class Occlusion:
 
     def __init__(self, forward_func: Callable[..., Any]) -> None:
         self.forward_func = forward_func
+        #: A module's forms with another input first: what is captured of them is kept with them.
+        self._moved: dict[int, _Moved] = {}
 
     @property
     def multiplies_by_inputs(self) -> bool:
@@ -131,7 +139,7 @@ class Occlusion:
                 "expected perturbations_per_eval to be an integer of at least 1,"
                 f" got {perturbations_per_eval!r}"
             )
-        job = _Job(self.forward_func, tensors, windows, steps, fills, target, further)
+        job = _Job(self.forward_func, tensors, windows, steps, fills, target, further, self._moved)
         with torch.no_grad():
             found = job.run(perturbations_per_eval, self.get_name() if show_progress else None)
         attributions = tuple(f.to(torch.float32) for f in found)
@@ -158,8 +166,10 @@ class _Job:
         fills: tuple[Tensor, ...],
         target: Target,
         further: tuple[Any, ...],
+        moved: dict[int, _Moved],
     ) -> None:
         self.forward_func = forward_func
+        self.moved = moved
         self.inputs = inputs
         self.windows = windows
         self.strides = strides
@@ -179,40 +189,65 @@ class _Job:
 
     def _by_windows(self, index: int, progress: str | None) -> Tensor | None:
         """Attributions of an input by windows; None where that cannot be."""
-        images, fill, window = self.inputs[index], self.fills[index], self.windows[index]
-        if len(self.inputs) > 1 or self.further or not _are_images(images, fill):
+        images, fill = self.inputs[index], self.fills[index]
+        if not _are_images(images, fill):
             return None
-        channels, size = images.shape[1], images.shape[2:]
-        if window[0] != channels:
-            return None
-        model = self.forward_func
-        if not isinstance(model, nn.Module):
-            model = _Function(model)
-        where: dict[str, Any] = {
-            "window": window[1:],
-            "stride": self.strides[index][1:],
-            "baseline": fill,
-        }
+        model = self._with_first(index)
+        others = (*self.inputs[:index], *self.inputs[index + 1 :], *self.further)
         try:
-            graph = plan(model, images, **where).graph
+            with full_precision(images.device):
+                prepared = prepare(Call(model, others, images), images)
         except Exception:  # whatever fails here runs, or fails, on whole copies
             return None
-        if graph is None:
+        if prepared.graph is None:
             return None
         # Targets select from the scores' own indices just as they do from scores.
-        shape = graph.nodes[graph.output].shape or ()
-        indices = torch.arange(graph.outputs).reshape(1, *shape).expand(len(images), *shape)
-        chosen = _select(indices, self.target).reshape(len(images), -1)
+        indices = torch.arange(prepared.graph.outputs).reshape(1, *prepared.shape)
+        chosen = _select(indices.expand(len(images), *prepared.shape), self.target)
+        targets, columns = chosen.unique(return_inverse=True)
+        # All channels at once need no axis of their own.
+        first = int(self.windows[index][0] == images.shape[1])
         try:
-            result = occlusion(model, images, **where, show_progress=progress is not None)
-        except ValueError:  # for instance, the model mixes the batch
+            result = occlusion(
+                model,
+                images,
+                window=self.windows[index][first:],
+                stride=self.strides[index][first:],
+                baseline=fill,
+                additional_forward_args=others,
+                targets=None if len(targets) == prepared.graph.outputs else targets.tolist(),
+                show_progress=progress is not None,
+            )
+        except (ValueError, RuntimeError):  # for instance, the model mixes the batch
             return None
         if not isinstance(result.plan, Plan) or not result.plan.windows:
             return None  # what was captured does not compute what the model does
-        at = chosen.to(result.drops.device)[:, None].expand(-1, len(result.boxes), -1)
+        columns = columns.reshape(len(images), -1).to(result.drops.device)
+        if others and len(images) > 1 and not self._agrees(result.base.gather(1, columns)):
+            return None
+        at = columns[:, None].expand(-1, len(result.boxes), -1)
         drops = result.drops.gather(2, at).permute(1, 0, 2).flatten(1)
-        maps = ops.heatmap(drops, result.boxes.to(drops.device), size, "mean")
-        return maps.unsqueeze(1).expand(-1, channels, *size).contiguous()
+        return _spread(drops, result.boxes.to(drops.device), images.shape[1:])
+
+    def _with_first(self, index: int) -> nn.Module:
+        """`forward_func` as a module that takes the input `index` before the others."""
+        function = self.forward_func
+        if not isinstance(function, nn.Module):
+            return _Moved(function, index)
+        if not index:
+            return function
+        if index not in self.moved or self.moved[index].function is not function:
+            self.moved[index] = _Moved(function, index)
+        return self.moved[index]
+
+    def _agrees(self, base: Tensor) -> bool:
+        """Whether a sweep's unoccluded scores are those of the batch as a whole.
+
+        An argument may have as many entries as there are examples and yet belong to all of them.
+        """
+        own = _scores(self._forward(self.inputs, self.further), self.target)
+        own = own.reshape(base.shape).to(base)
+        return bool((own - base).abs().max() <= _AGREE * own.abs().max())
 
     # ------------------------------------------------------------------ plain
 
@@ -282,15 +317,33 @@ class _Job:
         return self.forward_func() if takes_none else self.forward_func(*inputs, *further)
 
 
-class _Function(nn.Module):
-    """A callable as a module, so that it is captured once for one call of `attribute`."""
+class _Moved(nn.Module):
+    """A callable as a module that takes the callable's argument `index` before the others."""
 
-    def __init__(self, function: Callable[..., Any]) -> None:
+    def __init__(self, function: Callable[..., Any], index: int) -> None:
         super().__init__()
         self.function = function
+        self.index = index
 
-    def forward(self, images: Tensor) -> Any:
-        return self.function(images)
+    def forward(self, images: Tensor, *others: Any) -> Any:
+        return self.function(*others[: self.index], images, *others[self.index :])
+
+
+def _spread(drops: Tensor, boxes: Tensor, shape: Sequence[int]) -> Tensor:
+    """The mean of drops (positions, scores) over the boxes that cover an element: (scores, *shape),
+    shape being (channels, *spatial).
+    """
+    channels, *size = shape
+    axes = len(size)
+    if boxes.shape[1] == 2 * axes:
+        maps = ops.heatmap(drops, boxes, size, "mean").unsqueeze(1)
+        return maps.expand(-1, channels, *size).contiguous()
+    spatial = [d for d in range(2 * axes + 2) if d not in (0, axes + 1)]
+    maps = drops.new_empty(drops.shape[1], *shape)
+    for channel in range(channels):
+        here = (boxes[:, 0] <= channel) & (channel < boxes[:, axes + 1])
+        maps[:, channel] = ops.heatmap(drops[here], boxes[here][:, spatial], size, "mean")
+    return maps
 
 
 def _are_images(images: Tensor, fill: Tensor) -> bool:

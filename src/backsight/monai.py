@@ -35,8 +35,7 @@ class OcclusionSensitivity:
     The positions are MONAI's: `max(1, int(mask * (1 - overlap)))` apart, the last one moved inside.
     The map of a class holds at each pixel the mean probability over the masks that cover it (with
     "gaussian", weighted by a Gaussian over the mask). Masks run by windows where `backsight.plan`
-    captures the model and no keyword arguments go to it; otherwise `n_batch` whole copies at a
-    time.
+    captures the model, otherwise on `n_batch` whole copies at a time.
 
     Corrected against MONAI 1.6.1:
 
@@ -148,7 +147,7 @@ class OcclusionSensitivity:
     ) -> Tensor:
         """(positions, classes) fp64: the activated scores with each box hidden."""
         content = _Content(self.mode, image, mask)
-        scores = None if kwargs else self._by_windows(image, boxes, content)
+        scores = self._by_windows(image, boxes, content, kwargs)
         if scores is None:
             scores = self._plainly(image, boxes, content, kwargs)
         if callable(self.activate):
@@ -157,11 +156,15 @@ class OcclusionSensitivity:
             return scores
         return scores.sigmoid() if scores.shape[1] == 1 else scores.softmax(1)
 
-    def _by_windows(self, image: Tensor, boxes: Tensor, content: _Content) -> Tensor | None:
+    def _by_windows(
+        self, image: Tensor, boxes: Tensor, content: _Content, kwargs: dict[str, Any]
+    ) -> Tensor | None:
         """(positions, classes) fp64 scores; None where no windows can be run."""
         model = self.nn_module
         if not isinstance(model, nn.Module) or torch.is_autocast_enabled(image.device.type):
             return None
+        if kwargs:
+            model = _Bound(model, kwargs)
         # What stands in the boxes of one sweep is one picture: boxes of varying content that
         # overlap go into different sweeps.
         sweeps = [torch.arange(len(boxes))] if content.number is not None else _disjoint(boxes)
@@ -204,6 +207,18 @@ class OcclusionSensitivity:
 
     def _bar(self, positions: int) -> Any:
         return tqdm(total=positions, unit="box", disable=not self.verbose)
+
+
+class _Bound(nn.Module):
+    """A model with its keyword arguments."""
+
+    def __init__(self, model: nn.Module, kwargs: dict[str, Any]) -> None:
+        super().__init__()
+        self.model = model
+        self.kwargs = kwargs
+
+    def forward(self, images: Tensor) -> Any:
+        return self.model(images, **self.kwargs)
 
 
 class _Content:
