@@ -72,7 +72,7 @@ class Occlusion:
 
     @property
     def multiplies_by_inputs(self) -> bool:
-        return False
+        return True
 
     def has_convergence_delta(self) -> bool:
         return False
