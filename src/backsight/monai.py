@@ -119,6 +119,8 @@ class OcclusionSensitivity:
         image = x.detach().as_subclass(Tensor)
         size = tuple(image.shape[2:])
         mask = per_axis(self.mask_size, len(size), "mask_size")
+        if len(mask) != len(size):
+            raise ValueError(f"expected mask_size to be a number or {len(size)}, got {mask}")
         crop = _crop(b_box, size)
         region = [(0, n) for n in size]
         if b_box is not None:  # masks half of which lie outside the box count too
