@@ -791,7 +791,7 @@ NETS: dict[str, NetCase] = {
     "strided_projection": NetCase(lambda _: StridedProjection(CLASSES), SMALL),
     "shufflenet": NetCase(lambda _: ShuffleNet(CLASSES), ((3, 33, 25), (3, 24, 40))),
     "convnext": NetCase(lambda _: ConvNext(CLASSES), SMALL, barrier=None),
-    "upsample": NetCase(lambda _: UpsampleNet(CLASSES), ((3, 33, 25), (3, 24, 40)), barrier=None),
+    "upsample": NetCase(lambda _: UpsampleNet(CLASSES), ((3, 33, 25), (3, 24, 40))),
     "densenet": NetCase(lambda _: DenseNet(CLASSES), ((3, 33, 25), (3, 24, 40))),
     "preprocessed": NetCase(
         lambda _: PreprocessedNet(CLASSES), ((3, 33, 25), (3, 24, 40)), barrier=None

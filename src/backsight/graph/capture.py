@@ -262,7 +262,8 @@ class _Builder:
             self._constant(fx, value)
             return
         self._refuse(fx, name, args)
-        call = Call(name, fx.target, args, kwargs, self.nodes, self.axes)
+        device = getattr(fx.meta.get("val"), "device", torch.device("cpu"))
+        call = Call(name, fx.target, args, kwargs, self.nodes, self.axes, device)
         kind, target, args, kwargs = entry(call)
         inputs = tuple(references((args, kwargs)))
         node = self.nodes[
