@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import backsight
-from backsight.graph import Graph, capture
-from backsight.graph.kinds import Barrier
+from backsight.graph import Graph, capture, fold_batch_norms
+from backsight.graph.kinds import Barrier, BatchNorm
 from backsight.graph.resampling import ConvTranspose
 from oracle import oracle
 from test_geometry import check_forward, check_windows, reads
@@ -333,6 +333,27 @@ def test_drawn_operation(case: tuple[Operation, Sequence[int]]) -> None:
         assert result.plan.as_dict()["method"] == "windows"
         assert result.plan.as_dict()["barriers"] == []
         assert_drops(result, base, drops, dtype)
+
+
+def test_batch_norm_behind_a_transposed_convolution_is_folded() -> None:
+    for groups, axes in ((1, 1), (2, 2), (4, 2), (2, 3)):
+        torch.manual_seed(groups)
+        kind = {1: nn.ConvTranspose1d, 2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}[axes]
+        norm = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}[axes](8)
+        for tensor in (norm.weight, norm.bias, norm.running_mean, norm.running_var):
+            tensor.data.uniform_(0.5, 2.0)
+        layers = nn.Sequential(kind(4, 8, 3, 2, 1, groups=groups), norm, nn.ReLU()).eval()
+        shape = (3, *(19, 14, 7)[:axes])
+        model = Net(layers, shape).double().eval()
+        graph = capture(model, shape, FP64, CPU)
+        folded = fold_batch_norms(graph)
+        assert sum(isinstance(n.kind, BatchNorm) for n in graph.nodes) == 1
+        assert not any(isinstance(n.kind, BatchNorm) for n in folded.nodes)
+        images = images_of(shape).double()
+        with torch.no_grad():
+            own = model(images)
+            assert (folded(images) - own).abs().max() <= 1e-12 * own.abs().max()
+        check_drops(model.float(), shape)
 
 
 @pytest.mark.parametrize(
