@@ -19,7 +19,8 @@ import backsight
 from backsight.graph import Graph, capture, fold_batch_norms
 from backsight.graph.kinds import Barrier, BatchNorm
 from backsight.graph.resampling import ConvTranspose
-from oracle import oracle
+from backsight.sweep.tail import linear_tail
+from oracle import occluded, oracle
 from test_geometry import check_forward, check_windows, reads
 from test_occlusion_oracle import (
     PROVIDERS,
@@ -372,3 +373,103 @@ def test_flops_of_a_transposed_convolution(name: str) -> None:
         products = float(count(torch.ones(1, 4, *shape[1:])).sum())
     cells = prod(node.extent)
     assert abs(node.kind.flops(node, graph.nodes) * cells - 2 * products) <= cells / 2
+
+
+class Mixed(nn.Module):
+    """A part under autocast, in it one without, then casts by hand; no_grad around some of it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first = nn.Conv2d(3, 16, 3, padding=1)
+        self.norm = nn.BatchNorm2d(16)
+        self.norm.running_mean.uniform_(-0.3, 0.3)
+        self.norm.running_var.uniform_(0.3, 2.0)
+        self.up = nn.ConvTranspose2d(16, 8, 3, 2, 1)
+        self.inner = nn.Conv2d(8, 8, 3)
+        self.last = nn.Conv2d(8, 16, 3, 2)
+        self.fc = nn.Linear(16, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            y = self.norm(self.first(x)).relu_()
+            with torch.no_grad():
+                y = F.relu(self.up(y))
+            with torch.autocast("cpu", enabled=False):
+                y = F.relu(self.inner(y.type_as(x)))
+            y = F.interpolate(y, scale_factor=1.5, mode="bilinear")
+            y = F.softmax(self.last(y), 1).to(x.dtype) * 3.0
+        return self.fc(F.relu(y - 0.1).mean((2, 3)))
+
+
+def check_like_plain(model: nn.Module, shape: Sequence[int], casts: int) -> None:
+    """Replay bit for bit; drops in fp64 as the oracle's, in fp32 as near to it as plain ones,
+    whose bf16 parts round as well.
+    """
+    graph = check_replay(model, shape)
+    assert sum(n.kind.name == "cast" for n in graph.nodes) == casts
+    images = images_of(shape)
+    boxes = torch.cat(list(boxes_of_every_kind(tuple(shape[1:])).values()))
+    base, drops = oracle(model, images, boxes, baseline=0.1)
+    with torch.no_grad():
+        plain = torch.stack([occluded_drops(model, image, boxes) for image in images])
+    largest = float(drops.abs().max())
+    rounding = float((plain - drops).abs().max())
+    assert 1e-4 * largest < rounding < 0.2 * largest  # bf16 rounds, and drops stand out
+    for provider in PROVIDERS:
+        with every_window_size(), reading_from(provider):
+            result = backsight.occlusion(model, images, boxes=boxes, baseline=0.1)
+            assert result.plan.as_dict()["method"] == "windows", result.plan.as_dict()["reason"]
+            assert float((result.drops - drops).abs().max()) <= 1.5 * rounding
+            exact = backsight.occlusion(model.double(), images.double(), boxes=boxes, baseline=0.1)
+            assert_drops(exact, base, drops, FP64)
+        model.float()
+
+
+def occluded_drops(model: nn.Module, image: Tensor, boxes: Tensor) -> Tensor:
+    """Plain occlusion of one image in the model's own precision: (boxes, outputs)."""
+    copies = torch.stack([occluded(image, box, 0.1) for box in boxes.tolist()])
+    return model(image[None]).double() - model(copies).double()
+
+
+def test_autocast_within_the_model() -> None:
+    check_like_plain(Mixed().eval(), (3, 19, 14), casts=4)
+
+
+class Halves(nn.Module):
+    """Casts by hand, a bf16 tail among them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first = nn.Conv2d(3, 16, 3, padding=1)
+        self.second = nn.Conv2d(16, 8, 3, 2)
+        self.fc = nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.relu(self.first(x))
+        half = x.dtype if x.dtype == FP64 else torch.bfloat16
+        y = F.relu(F.conv2d(y.to(half), self.second.weight.to(half), None, 2)).to(x)
+        return self.fc(y.mean((2, 3)).to(half).to(dtype=x.dtype))
+
+
+def test_casts() -> None:
+    check_like_plain(Halves().eval(), (3, 19, 14), casts=4)
+    graph = capture(Halves(), (3, 19, 14), FP32, CPU)
+    tail = linear_tail(graph)
+    assert sum(graph.nodes[i].kind.name == "cast" for i in tail.nodes) == 3
+
+
+def test_autocast_around_the_call() -> None:
+    """Capturing under autocast captures what the model does there."""
+    shape = (3, 19, 14)
+    model = Net(OPERATIONS["bilinear"][0], shape)
+    images = images_of(shape)
+    with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+        graph = capture(model, shape, FP32, CPU)
+        own = model(images)
+        assert own.dtype == torch.bfloat16
+        assert torch.equal(graph(images), own)
+    assert torch.equal(graph(images), own)  # casts are in the graph
+    with torch.no_grad():
+        assert not torch.equal(model(images), own)

@@ -54,9 +54,13 @@ def capture(
             exported = torch.export.export(
                 module, (example, *more), dynamic_shapes=dynamic, strict=False
             )
-            if _writes_through_views(exported.graph):
-                # An empty table: in-place operations become functional ones, and everything else
-                # stays as it is.
+            if (
+                _writes_through_views(exported.graph)
+                or _has_regions(exported.graph)
+                or torch.is_autocast_enabled(device.type)
+            ):
+                # An empty table: in-place operations become functional ones, regions are inlined,
+                # what autocast does becomes casts, and everything else stays as it is.
                 exported = exported.run_decompositions({})
     except Exception as error:
         raise CaptureError(_first_line(error)) from error
@@ -138,6 +142,11 @@ def _writes_through_views(graph: Any) -> bool:
             root[fx] = root[source]
             family[root[fx]].append(fx)
     return False
+
+
+def _has_regions(graph: Any) -> bool:
+    """Whether a part of the model runs in a context of its own (autocast, no_grad)."""
+    return any(isinstance(fx.target, torch._ops.HigherOrderOperator) for fx in graph.nodes)
 
 
 class _Builder:
