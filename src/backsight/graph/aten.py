@@ -116,6 +116,46 @@ def entry(call: Call) -> Entry:
     return found or (kinds.BARRIER, *call.as_it_is)
 
 
+#: A spatial axis, and the parts [start, stop) of it that are put side by side.
+Parts = tuple[int, list[tuple[int, int]]]
+
+
+def parts(call: Call) -> list[Parts]:
+    """For padding that wraps around and for rolls: what a map is put together from, axis by axis.
+
+    Empty for anything else. As one operation, a window at one edge would read the other one too,
+    and all between.
+    """
+    if call.name not in ("pad", "roll") or not call.on_map:
+        return []
+    assert call.source is not None
+    b = call.bound()
+    extent = call.source.extent
+    if call.name == "roll":
+        axes = [call.axis(d) for d in b["dims"]]
+        shifts = [n for n in b["shifts"] if isinstance(n, int)]
+        if None in axes or len(shifts) != len(axes):
+            return []
+        moved = [
+            (a, extent[a], n % extent[a])
+            for a, n in zip(axes, shifts, strict=True)
+            if a is not None
+        ]
+        return [(a, [(size - n, size), (0, size - n)]) for a, size, n in moved if n]
+    sizes = list(b["pad"])
+    if b["mode"] != "circular" or not all(isinstance(n, int) for n in sizes):
+        return []
+    found = [
+        (axis, resampling.wrapped(n, before, after))
+        for axis, (n, before, after) in enumerate(
+            zip(extent, sizes[::2][::-1], sizes[1::2][::-1], strict=True)
+        )
+        if before or after
+    ]
+    inside = all(0 <= a < b <= extent[axis] for axis, some in found for a, b in some)
+    return found if inside else []
+
+
 def _convolution(call: Call) -> Entry | None:
     b = call.bound()
     if b.get("transposed"):
@@ -302,6 +342,8 @@ def _pad(call: Call) -> Entry | None:
         if any(sizes[2 * axes + 2 :]):
             return None
         return resampling.PAD, resampling.Pad.of, (b["self"], sizes[: 2 * axes + 2], value), {}
+    if b["mode"] == "circular":
+        return None
     cells = [
         resampling.padded(n, before, after, b["mode"])
         for n, before, after in zip(source.extent, sizes[::2][::-1], sizes[1::2][::-1], strict=True)
@@ -329,17 +371,6 @@ def _flip(call: Call) -> Entry | None:
     assert call.source is not None
     sizes = call.source.extent
     return _picking(call, {a: np.arange(sizes[a])[::-1] for a in axes if a is not None})
-
-
-def _roll(call: Call) -> Entry | None:
-    b = call.bound()
-    axes = [call.axis(d) for d in b["dims"]]
-    if not call.on_map or not axes or None in axes or len(set(axes)) < len(axes):
-        return None
-    assert call.source is not None
-    sizes = call.source.extent
-    shifts = zip(axes, b["shifts"], strict=True)
-    return _picking(call, {a: np.roll(np.arange(sizes[a]), n) for a, n in shifts if a is not None})
 
 
 def _repeat_interleave(call: Call) -> Entry | None:
@@ -489,7 +520,6 @@ _TRANSLATORS: dict[str, Callable[[Call], Entry | None]] = {
     "index_select": _index_select,
     "narrow": _narrow,
     "flip": _flip,
-    "roll": _roll,
     "repeat_interleave": _repeat_interleave,
     "pad": _pad,
     "constant_pad_nd": _pad,

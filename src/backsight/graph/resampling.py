@@ -381,17 +381,19 @@ class AdaptiveMaxPool(Kind):
 
 
 def padded(size: int, before: int, after: int, mode: str) -> Integers:
-    """The input cell that each cell of an axis copies that is padded by "reflect", "replicate" or
-    "circular".
-    """
+    """The input cell that each cell of an axis copies, padded by mode "reflect" or "replicate"."""
     at = np.arange(size + before + after) - before
     if mode == "reflect":
         return np.asarray(size - 1 - np.abs(size - 1 - np.abs(at)))
-    if mode == "replicate":
-        return np.clip(at, 0, size - 1)
+    return np.clip(at, 0, size - 1)
+
+
+def wrapped(size: int, before: int, after: int) -> list[tuple[int, int]]:
+    """The parts [start, stop) of an axis that stand side by side when it is padded circularly."""
     # torch crops before it wraps.
-    front, left = max(-before, 0), size - max(-before, 0) - max(-after, 0)
-    return front + (at - front) % left
+    start, stop = max(-before, 0), size - max(-after, 0)
+    parts = [(stop - before, stop), (start, stop), (start, start + after)]
+    return [part for part, width in zip(parts, (before, 1, after), strict=True) if width > 0]
 
 
 def picking(size: int, cells: Integers, device: torch.device) -> Taps | None:
