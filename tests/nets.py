@@ -855,7 +855,7 @@ NETS: dict[str, NetCase] = {
     ),
     "shufflenet": NetCase(lambda _: ShuffleNet(CLASSES), TINY, barrier=None),
     "convnext": NetCase(lambda _: ConvNext(CLASSES), SMALL, barrier=None),
-    "upsample": NetCase(lambda _: UpsampleNet(CLASSES), TINY, barrier=None),
+    "upsample": NetCase(lambda _: UpsampleNet(CLASSES), TINY),
     "densenet": NetCase(lambda _: DenseNet(CLASSES), TINY),
     "preprocessed": NetCase(lambda _: PreprocessedNet(CLASSES), TINY, barrier=None),
 }

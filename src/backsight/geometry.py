@@ -14,10 +14,14 @@ from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
+import numpy.typing as npt
 
 # An int or an integer numpy array; numpy's own scalar protocol makes the two interchangeable below.
 Cells = Any
 Interval = tuple[Cells, Cells]
+Integers = npt.NDArray[np.int64]
+#: Row k of such a table holds the least (or largest) value of each run of 2^k neighbours.
+Tables = npt.NDArray[np.int64]
 
 
 class AxisRule(Protocol):
@@ -109,10 +113,11 @@ class Sliding:
         return start * self.stride - self.padding
 
 
-@dataclass(frozen=True)
-class Adaptive:
-    """Output cell o reads inputs [⌊o·in/out⌋, ⌈(o+1)·in/out⌉): adaptive pooling, sizes that do not
-    divide included.
+class Intervals:
+    """Output cell o reads inputs [low, high) = cell(o), in any order and not beyond the map.
+
+    `forward`, `backward` and `span` look up tables made once per rule, in time that does not depend
+    on the length of an interval.
     """
 
     size_in: int
@@ -120,17 +125,38 @@ class Adaptive:
 
     def cell(self, index: Cells) -> Interval:
         """The inputs of output `index`."""
-        stop = -((-(index + 1) * self.size_in) // self.size_out)
-        return index * self.size_in // self.size_out, stop
+        raise NotImplementedError
 
     def forward(self, start: Cells, stop: Cells) -> Interval:
-        # The first output that ends after `start`, and the last one that begins before `stop`.
-        first = start * self.size_out // self.size_in
-        last = -(-stop * self.size_out // self.size_in)
-        return first, np.where(stop > start, last, first)
+        first, last = self._readers
+        some = np.asarray(stop > start)
+        start = np.clip(start, 0, self.size_in - 1)
+        stop = np.clip(stop, start + 1, self.size_in)
+        # An input that nothing reads has its first reader behind the last output.
+        opened, closed = _over(np.minimum, first, start, stop), _over(np.maximum, last, start, stop)
+        return opened, np.where(some, closed, opened)
 
     def backward(self, start: Cells, stop: Cells) -> Interval:
-        return self.cell(start)[0], self.cell(stop - 1)[1]
+        """As AxisRule's; an output beyond the map reads what the nearest one inside does."""
+        low, high = self._reads
+        start = np.clip(start, 0, self.size_out - 1)
+        stop = np.clip(stop, start + 1, self.size_out)
+        return _over(np.minimum, low, start, stop), _over(np.maximum, high, start, stop)
+
+    @cached_property
+    def _reads(self) -> tuple[Tables, Tables]:
+        low, high = self.cell(np.arange(self.size_out))
+        return _tables(np.minimum, low), _tables(np.maximum, high)
+
+    @cached_property
+    def _readers(self) -> tuple[Tables, Tables]:
+        """The first output that reads each input, and what follows the last one."""
+        low, high = self.cell(np.arange(self.size_out))
+        out = np.arange(self.size_out)
+        none = np.full(self.size_in, self.size_out)
+        first = _spread(np.minimum, none, low, high, out)
+        last = _spread(np.maximum, np.zeros_like(none), low, high, out + 1)
+        return _tables(np.minimum, first), _tables(np.maximum, last)
 
     @cached_property
     def _spans(self) -> dict[int, int]:
@@ -144,7 +170,133 @@ class Adaptive:
         return self._spans[size]
 
     def origin(self, start: Cells, size: int) -> Cells:
-        return np.minimum(self.cell(start)[0], self.size_in - self.span(size))
+        """As AxisRule's; what is read lies inside the map."""
+        low, _ = self.backward(start, start + size)
+        return np.minimum(low, self.size_in - self.span(size))
+
+
+def _tables(extreme: np.ufunc, values: Integers) -> Tables:
+    rows = [np.asarray(values, np.int64)]
+    for k in range(len(values).bit_length() - 1):
+        above, half = rows[-1], 1 << k
+        # Runs that would leave the axis are never looked up.
+        rows.append(above.copy())
+        rows[-1][:-half] = extreme(above[:-half], above[half:])
+    return np.stack(rows)
+
+
+def _over(extreme: np.ufunc, tables: Tables, start: Cells, stop: Cells) -> Cells:
+    """The least (or largest) value of each [start, stop): two runs of a power of two cover it."""
+    level = _level(stop - start)
+    return extreme(tables[level, start], tables[level, stop - (1 << level)])
+
+
+def _level(length: Cells) -> Cells:
+    """The largest k with 2^k <= length; exact, as a float holds the exponent itself."""
+    return np.frexp(np.asarray(length, np.float64))[1].astype(np.int64) - 1
+
+
+def _spread(
+    extreme: np.ufunc,
+    values: Integers,
+    low: Integers,
+    high: Integers,
+    by: Integers,
+) -> Integers:
+    """`values`, each lowered (or raised) to the `by` of all intervals [low, high) that hold it."""
+    rows = np.repeat(values[None], len(values).bit_length(), 0)
+    some = high > low
+    low, high, by = low[some], high[some], by[some]
+    level = _level(high - low)
+    extreme.at(rows, (level, low), by)
+    extreme.at(rows, (level, high - (1 << level)), by)
+    for k in range(len(rows) - 1, 0, -1):
+        half = 1 << (k - 1)
+        rows[k - 1] = extreme(rows[k - 1], rows[k])
+        rows[k - 1][half:] = extreme(rows[k - 1][half:], rows[k][:-half])
+    return np.asarray(rows[0])
+
+
+@dataclass(frozen=True)
+class Adaptive(Intervals):
+    """Output cell o reads inputs [⌊o·in/out⌋, ⌈(o+1)·in/out⌉): adaptive pooling, sizes that do not
+    divide included.
+    """
+
+    size_in: int
+    size_out: int
+
+    def cell(self, index: Cells) -> Interval:
+        stop = -((-(index + 1) * self.size_in) // self.size_out)
+        return index * self.size_in // self.size_out, stop
+
+
+class Listed(Intervals):
+    """Output cell o reads inputs [low[o], high[o]), as listed (interpolation, padding by
+    reflection).
+
+    Args:
+        size_in: cells of the input.
+        low, high: (size_out,) int64, inside the input; high > low.
+    """
+
+    def __init__(self, size_in: int, low: Integers, high: Integers) -> None:
+        self.size_in = size_in
+        self.size_out = len(low)
+        self.low = low
+        self.high = high
+
+    def cell(self, index: Cells) -> Interval:
+        return self.low[index], self.high[index]
+
+
+@dataclass(frozen=True)
+class Transposed:
+    """Input cell i is read by outputs i·stride - padding + j·dilation for j < kernel (transposed
+    convolutions).
+
+    Output padding is implied by `size_out`. Holes of a dilated kernel count as read. Where the
+    stride exceeds the kernel's reach, outputs between two kernels read nothing.
+    """
+
+    size_in: int
+    size_out: int
+    kernel: int
+    stride: int = 1
+    padding: int = 0
+    dilation: int = 1
+
+    @property
+    def reach(self) -> int:
+        """Cells from the first to the last output of one input."""
+        return (self.kernel - 1) * self.dilation + 1
+
+    @property
+    def tile(self) -> int:
+        """`reach`, and the outputs behind it that read nothing."""
+        return max(self.reach, self.stride)
+
+    def forward(self, start: Cells, stop: Cells) -> Interval:
+        # The first and the last of the inputs that any output of the map reads.
+        start = np.maximum(start, -((self.reach - 1 - self.padding) // self.stride))
+        stop = np.minimum(stop, (self.size_out - 1 + self.padding) // self.stride + 1)
+        first = np.clip(start * self.stride - self.padding, 0, self.size_out)
+        last = (stop - 1) * self.stride - self.padding + self.reach
+        return first, np.where(stop > start, np.minimum(last, self.size_out), first)
+
+    def backward(self, start: Cells, stop: Cells) -> Interval:
+        first = -((self.reach - 1 - self.padding - start) // self.stride)
+        return first, (stop - 1 + self.padding) // self.stride + 1
+
+    def span(self, size: int) -> int:
+        return -(-(size + self.tile - 1) // self.stride)
+
+    def origin(self, start: Cells, size: int) -> Cells:
+        return -((self.tile - 1 - self.padding - start) // self.stride)
+
+    def written(self, at: Cells) -> Cells:
+        """The first output that a window of inputs from `at` on writes."""
+        return at * self.stride - self.padding
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from . import kinds
-from .aten import Call, bind, entry, is_random, operation
+from . import kinds, resampling
+from .aten import Call, Parts, bind, entry, is_random, operation, parts
 from .kinds import Kind
 from .node import Graph, Node, Ref, references, substitute
 
@@ -56,9 +56,13 @@ def capture(
             exported = torch.export.export(
                 module, (example, *more), dynamic_shapes=dynamic, strict=False
             )
-            if _writes_through_views(exported.graph):
-                # An empty table: in-place operations become functional ones, and everything else
-                # stays as it is.
+            if (
+                _writes_through_views(exported.graph)
+                or _has_regions(exported.graph)
+                or torch.is_autocast_enabled(device.type)
+            ):
+                # An empty table: in-place operations become functional ones, regions are inlined,
+                # what autocast does becomes casts, and everything else stays as it is.
                 exported = exported.run_decompositions({})
     except Exception as error:
         raise CaptureError(_first_line(error)) from error
@@ -140,6 +144,11 @@ def _writes_through_views(graph: Any) -> bool:
             root[fx] = root[source]
             family[root[fx]].append(fx)
     return False
+
+
+def _has_regions(graph: Any) -> bool:
+    """Whether a part of the model runs in a context of its own (autocast, no_grad)."""
+    return any(isinstance(fx.target, torch._ops.HigherOrderOperator) for fx in graph.nodes)
 
 
 class _Builder:
@@ -268,7 +277,11 @@ class _Builder:
             self._constant(fx, value)
             return
         self._refuse(fx, name, args)
-        call = Call(name, fx.target, args, kwargs, self.nodes, self.axes)
+        device = getattr(fx.meta.get("val"), "device", torch.device("cpu"))
+        call = Call(name, fx.target, args, kwargs, self.nodes, self.axes, device)
+        if put_together := parts(call):
+            self._side_by_side(fx, args[0].index, put_together)
+            return
         kind, target, args, kwargs = entry(call)
         inputs = tuple(references((args, kwargs)))
         node = self.nodes[
@@ -286,6 +299,46 @@ class _Builder:
         if not self._on_maps(node):
             node.kind = node.kind if self._keeps_off_maps(node) else kinds.BARRIER
         node.rules = node.kind.rules(node, self.nodes)
+
+    def _side_by_side(self, fx: Any, source: int, axes: Sequence[Parts]) -> None:
+        """Write `fx` as slices of the map `source`, put together along one axis after the other."""
+        slices, cat = torch.ops.aten.slice.Tensor, torch.ops.aten.cat.default
+        for axis, ranges in axes:
+            dim, whole = 2 + axis, source
+            pieces = [
+                self._part(
+                    fx, resampling.SLICE, slices, (Ref(whole), dim, start, stop, 1), stop - start
+                )
+                for start, stop in ranges
+            ]
+            source = pieces[0]
+            if len(pieces) > 1:
+                width = sum(stop - start for start, stop in ranges)
+                args = ([Ref(i) for i in pieces], dim)
+                source = self._part(fx, resampling.SPATIAL_CAT, cat, args, width)
+        self.index[fx.name] = source
+        self.nodes[source].name = fx.name
+        self.batch_first.add(fx.name)
+
+    def _part(self, fx: Any, kind: Kind, target: Any, args: tuple[Any, ...], width: int) -> int:
+        """A node that changes the size of one axis of its input map, `args[1]`, to `width`."""
+        inputs = tuple(references(args))
+        like = self.nodes[inputs[0]]
+        shape = [*like.shape]
+        shape[args[1] - 1] = width
+        index = self._add(
+            fx,
+            kind,
+            operation=operation(fx.target),
+            target=target,
+            args=args,
+            inputs=inputs,
+            varies=like.varies,
+        )
+        node = self.nodes[index]
+        node.name, node.shape = f"{fx.name}_{index}", tuple(shape)
+        node.rules = kind.rules(node, self.nodes)
+        return index
 
     def _refs(self, args: Any) -> Any:
         if isinstance(args, torch.fx.Node):

@@ -1,4 +1,4 @@
-"""Fold batch norms into the convolutions in front of them."""
+"""Fold batch norms into the convolutions in front of them, transposed ones too."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from . import kinds
+from . import kinds, resampling
 from .node import Graph, Node, Ref, substitute
+
+_CONVOLUTIONS = (kinds.Convolution, resampling.ConvTranspose)
 
 
 def fold_batch_norms(graph: Graph) -> Graph:
@@ -22,9 +24,10 @@ def fold_batch_norms(graph: Graph) -> Graph:
     for node in graph.nodes:
         if isinstance(node.kind, kinds.BatchNorm) and node.spatial:
             source = graph.nodes[node.args[0].index]
-            bias = source.args[2] if isinstance(source.kind, kinds.Convolution) else None
+            bias = source.args[2] if isinstance(source.kind, _CONVOLUTIONS) else None
             if (
-                isinstance(source.kind, kinds.Convolution)
+                isinstance(source.kind, _CONVOLUTIONS)
+                and not _is_rounded(graph, source)
                 and consumers[source.index] == [node.index]
                 and source.index != graph.output
                 and (bias is None or isinstance(graph.nodes[bias.index].kind, kinds.Constant))
@@ -58,6 +61,7 @@ def fold_batch_norms(graph: Graph) -> Graph:
                         dtype=value.dtype,
                         varies=False,
                         own=True,
+                        varies=False,
                     )
                 )
                 for name, value in (("weight", weight), ("bias", bias))
@@ -74,6 +78,15 @@ def fold_batch_norms(graph: Graph) -> Graph:
     return Graph(nodes, to[graph.input], to[graph.output], graph.axes, sides).without_unused()
 
 
+def _is_rounded(graph: Graph, conv: Node) -> bool:
+    """Whether the model casts the weight to a narrower dtype than the image's (autocast): rounding
+    it once more, scaled, would change the scores.
+    """
+    weight = graph.nodes[conv.args[1].index].value
+    narrower: bool = weight.dtype.itemsize < graph.nodes[graph.input].dtype.itemsize
+    return narrower
+
+
 def _folded(graph: Graph, conv: Node, batch_norm: Node) -> tuple[Tensor, Tensor]:
     def value(ref: Ref | None, default: float) -> Tensor:
         if ref is None:
@@ -82,9 +95,14 @@ def _folded(graph: Graph, conv: Node, batch_norm: Node) -> tuple[Tensor, Tensor]
         return known
 
     weight = graph.nodes[conv.args[1].index].value
-    like, channels = weight.double(), weight.shape[0]
+    like = weight.double()
+    # A transposed convolution's weight is (in, out of a group, ...), the groups one after another.
+    groups = conv.args[6] if isinstance(conv.kind, resampling.ConvTranspose) else None
+    channels = weight.shape[0] if groups is None else weight.shape[1] * groups
     _, gamma, beta, mean, var, eps = batch_norm.args
     scale = value(gamma, 1.0) * torch.rsqrt(value(var, 1.0) + eps)
     shift = value(beta, 0.0) + (value(conv.args[2], 0.0) - value(mean, 0.0)) * scale
-    scaled = like * scale.view(-1, *[1] * (weight.ndim - 1))
+    if groups is not None:
+        scale = scale.view(groups, 1, -1).expand(-1, len(weight) // groups, -1).flatten(0, 1)
+    scaled = like * scale.view(*scale.shape, *[1] * (weight.ndim - scale.ndim))
     return scaled.to(weight.dtype), shift.to(weight.dtype)

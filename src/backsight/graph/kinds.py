@@ -155,6 +155,27 @@ class Channels(Pointwise):
         super().__init__("channels", linear=True)
 
 
+class Cast(Pointwise):
+    """A change of dtype. Its linear part rounds nothing: differences stay in fp64."""
+
+    def __init__(self) -> None:
+        super().__init__("cast")
+
+    def is_linear(self, node: Node, nodes: Sequence[Node]) -> bool:
+        source = nodes[node.inputs[0]]
+        return source.dtype.is_floating_point and node.dtype.is_floating_point
+
+    def difference(
+        self,
+        node: Node,
+        nodes: Sequence[Node],
+        values: Values,
+        reads: Mapping[int, Where],
+        out: Where | None,
+    ) -> Any:
+        return values[node.inputs[0]]
+
+
 class BatchNorm(Pointwise):
     """Batch norm with running statistics: arguments (x, weight, bias, mean, var, eps)."""
 
@@ -418,12 +439,7 @@ class AdaptiveAvgPool(Kind):
             cells = _cells(read, axis)[:, None, :]
             inside = (cells >= first[:, :, None]) & (cells < last[:, :, None])
             matrix = inside.to(x.dtype) / (last - first)[:, :, None].to(x.dtype)
-            shape = (x.shape[0],) + (1,) * len(rules) + matrix.shape[1:]
-            x = (
-                (x.movedim(2 + axis, -1).unsqueeze(-2) @ matrix.view(shape).mT)
-                .squeeze(-2)
-                .movedim(-1, 2 + axis)
-            )
+            x = contract(x, axis, matrix)
         return x
 
     def is_linear(self, node: Node, nodes: Sequence[Node]) -> bool:
@@ -530,7 +546,19 @@ def _along(values: Tensor, axis: int, axes: int) -> Tensor:
     return values.view(shape)
 
 
+def contract(x: Tensor, axis: int, matrices: Tensor) -> Tensor:
+    """Each row's own matrix along one spatial axis: x (batch, channels, *size), matrices (batch,
+    size_out, size); computed in fp32 at least.
+    """
+    wide = torch.promote_types(x.dtype, torch.float32)
+    rows = x.movedim(2 + axis, -1)
+    flat = rows.reshape(len(x), rows.shape[1:-1].numel(), x.shape[2 + axis])
+    out = torch.bmm(flat.to(wide), matrices.to(wide).mT).to(x.dtype)
+    return out.view(*rows.shape[:-1], matrices.shape[1]).movedim(-1, 2 + axis)
+
+
 INPUT, CONSTANT, SIZE, BARRIER = Input(), Constant(), Size(), Barrier()
+CAST = Cast()
 CHANNELS, BATCH_NORM, CONVOLUTION, MAX_POOL = Channels(), BatchNorm(), Convolution(), MaxPool()
 AVG_POOL, ADAPTIVE_AVG_POOL, GLOBAL_MEAN = AvgPool(), AdaptiveAvgPool(), GlobalMean()
 GLOBAL_SUM = GlobalSum()
