@@ -21,7 +21,7 @@ from backsight.sweep.groups import Cost, group
 from backsight.sweep.plan import Machine
 from backsight.sweep.precision import full_precision
 from backsight.sweep.run import run_windows
-from nets import NETS
+from nets import NETS, seeded
 from oracle import grid as oracle_grid
 from oracle import oracle
 
@@ -480,8 +480,10 @@ def test_training_mode_dropout_without_capture_is_refused() -> None:
 
 
 def test_one_pixel_image() -> None:
-    model = nn.Sequential(
-        nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+    model = seeded(
+        lambda: nn.Sequential(
+            nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+        )
     )
     images = torch.full((1, 3, 1, 1), 2.0)
     result = backsight.occlusion(model, images, window=1)

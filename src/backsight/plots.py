@@ -186,7 +186,9 @@ def readings(
         panel.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5), xticks=[], yticks=[])
         panel.set_aspect("equal")
         panel.set_facecolor("0.88")
-    for panel, mesh, label in zip(panels[1:], drawn, ("total activation", "probability"), strict=False):
+    for panel, mesh, label in zip(
+        panels[1:], drawn, ("total activation", "probability"), strict=False
+    ):
         figure.colorbar(mesh, ax=panel, label=label, fraction=0.05, pad=0.03)
     panels[3].legend(
         handles=[Patch(color=paint, label=word) for paint, word in zip(paints, words, strict=True)],

@@ -61,7 +61,6 @@ def fold_batch_norms(graph: Graph) -> Graph:
                         dtype=value.dtype,
                         varies=False,
                         own=True,
-                        varies=False,
                     )
                 )
                 for name, value in (("weight", weight), ("bias", bias))
