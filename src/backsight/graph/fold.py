@@ -56,6 +56,7 @@ def fold_batch_norms(graph: Graph) -> Graph:
                         kinds.CONSTANT,
                         value=value,
                         dtype=value.dtype,
+                        varies=False,
                         own=True,
                     )
                 )
