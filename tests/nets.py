@@ -790,7 +790,7 @@ NETS: dict[str, NetCase] = {
     "odd_geometry": NetCase(lambda _: OddGeometry(CLASSES), SMALL, barrier=None),
     "strided_projection": NetCase(lambda _: StridedProjection(CLASSES), SMALL),
     "shufflenet": NetCase(lambda _: ShuffleNet(CLASSES), ((3, 33, 25), (3, 24, 40))),
-    "convnext": NetCase(lambda _: ConvNext(CLASSES), SMALL, barrier=None),
+    "convnext": NetCase(lambda _: ConvNext(CLASSES), SMALL),
     "upsample": NetCase(lambda _: UpsampleNet(CLASSES), ((3, 33, 25), (3, 24, 40)), barrier=None),
     "densenet": NetCase(lambda _: DenseNet(CLASSES), ((3, 33, 25), (3, 24, 40))),
     "preprocessed": NetCase(

@@ -142,6 +142,13 @@ def _writes_through_views(graph: Any) -> bool:
     return False
 
 
+#: Extrema with their places, and without.
+_LARGEST = {
+    torch.ops.aten.max.dim: torch.ops.aten.amax.default,
+    torch.ops.aten.min.dim: torch.ops.aten.amin.default,
+}
+
+
 class _Builder:
     def __init__(self, exported: Any, axes: int) -> None:
         self.exported = exported
@@ -151,6 +158,7 @@ class _Builder:
         # How the model holds a map, by name, where it is not (batch, channels, *spatial); for an
         # operation with several results, how it holds each.
         self.layouts: dict[str, Layout] = {}
+        self.largest: set[str] = set()  # names of extrema that stand for their first part
         self.materialised: dict[tuple[int, Layout], int] = {}
         self.batch: Any = None
         self.batch_first: set[str] = set()  # names of the nodes whose first axis is the batch
@@ -174,10 +182,10 @@ class _Builder:
             elif fx.op == "placeholder" and image is not None:
                 sides.append(self._add(fx, kinds.INPUT, varies=False))
             elif fx.op == "placeholder":
-                image = self._add(fx, kinds.INPUT)
                 self.batch = fx.meta["val"].shape[0]
                 if not isinstance(self.batch, torch.SymInt):
                     raise CaptureError("the model fixes the batch size")
+                image = self._add(fx, kinds.INPUT)
                 self.nodes[image].shape = tuple(map(int, fx.meta["val"].shape[1:]))
                 self.nodes[image].spatial = True
             elif fx.op == "call_function":
@@ -266,6 +274,15 @@ class _Builder:
             fx.target = getattr(
                 getattr(torch.ops.aten, name.removeprefix("aten::").removesuffix("_")), overload
             )
+        if fx.target is operator.getitem and fx.args[0].name in self.largest:
+            self._name(fx, self.index[fx.args[0].name], self.layouts.get(fx.args[0].name))
+            return
+        if fx.target in _LARGEST and all(u.args[1] == 0 or not u.users for u in fx.users):
+            # Only the values are read, not their places.
+            x, dim, *keepdim = fx.args
+            fx.target, fx.args = _LARGEST[fx.target], (x, [dim], *keepdim)
+            fx.meta = {**fx.meta, "val": fx.meta["val"][0]}
+            self.largest.add(fx.name)
         self._operation(fx)
         if written is not None:
             self.index[written.name] = self.index[fx.name]
@@ -446,9 +463,10 @@ class _Builder:
         )
         spatial = call.shape is not None and len(call.shape) == self.axes + 1
         inputs = references((args, kwargs))
-        if not self._on_maps(kind, spatial, inputs) and not self._keeps_off_maps(kind, spatial):
-            return kinds.BARRIER, target, args, kwargs
-        return kind, target, args, kwargs
+        fits = self._on_maps(kind, spatial, inputs) or self._keeps_off_maps(kind, spatial)
+        if spatial and kind.local and not (call.dtype and call.dtype.is_floating_point):
+            fits = False  # no windows of it could be spliced
+        return (kind if fits else kinds.BARRIER), target, args, kwargs
 
     def _add_entry(self, fx: Any, call: cells.Call, found: Entry) -> int:
         kind, target, args, kwargs = found

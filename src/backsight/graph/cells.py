@@ -268,7 +268,7 @@ def _join(call: Call) -> Entry | None:
     for operand in call.operands:
         layout, node = operand.layout, call.node(operand)
         if layout is None:
-            value = _constant(call, operand, out)
+            value = _constant(call, operand, out, extent)
             if value is None:
                 return None
             inputs.append(operand.index if value is node.value else value)
@@ -316,7 +316,7 @@ class _Expand:
         return x.expand(-1, *self.sizes)
 
 
-def _constant(call: Call, operand: Operand, out: Layout) -> Tensor | None:
+def _constant(call: Call, operand: Operand, out: Layout, extent: tuple[int, ...]) -> Tensor | None:
     """A constant operand as it broadcasts with maps in the table's form: (channels, 1, ...) where
     it is the same at every place, else a map (1, channels, *spatial).
     """
@@ -337,7 +337,7 @@ def _constant(call: Call, operand: Operand, out: Layout) -> Tensor | None:
         return value if held.shape[1:] == value.shape else held[0]
     if not held.is_floating_point():
         held = held.to(next(call.node(o).dtype for o in call.operands if o.layout))
-    return held
+    return held.expand(*held.shape[:2], *extent)
 
 
 def _cat(call: Call) -> Entry | None:

@@ -572,6 +572,7 @@ _ACTIVATIONS = (
     "pow", "erf", "erfc", "exp2", "expm1", "log1p", "log2", "log10", "reciprocal", "sin", "cos",
     "tan", "sinh", "cosh", "atan", "sign", "floor", "ceil", "round", "trunc", "hardshrink",
     "softshrink", "logical_not", "isnan", "isinf", "isfinite", "nan_to_num",
+    "zeros_like", "ones_like", "full_like",
 )
 _JOINS = (
     "where", "masked_fill", "addcmul", "addcdiv", "lerp", "fmod", "remainder", "atan2", "hypot",

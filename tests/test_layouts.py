@@ -1,0 +1,360 @@
+"""Maps held channels last, in groups of channels, without a channel axis: windows all the same."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import backsight
+from backsight.graph import Graph, Packs, capture, fold_batch_norms, lower
+from nets import NETS, calibrate, random_images, seeded
+from oracle import oracle
+from test_occlusion_oracle import (
+    PROVIDERS,
+    assert_drops,
+    boxes_of_every_kind,
+    every_window_size,
+    reading_from,
+)
+
+CPU = torch.device("cpu")
+SHAPE = (3, 19, 16)
+
+
+class Block(nn.Module):
+    """A convolution, something done to its map, and another convolution behind it."""
+
+    def __init__(self, body: Callable[[Tensor], Tensor], channels: int = 8, out: int = 8) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, channels, 3, stride=2, padding=1)
+        self.body = body
+        self.last = nn.Conv2d(out, 6, 3, padding=1)
+        self.fc = nn.Linear(6, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(F.relu(self.last(self.body(self.stem(x)))).mean((2, 3)))
+
+
+class ConvNextBlock(nn.Module):
+    """ConvNeXt's block as published: everything but the depthwise convolution in NHWC."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.depthwise = nn.Conv2d(channels, channels, 7, padding=3, groups=channels)
+        self.norm = nn.LayerNorm(channels, eps=1e-6)
+        self.expand = nn.Linear(channels, 4 * channels)
+        self.project = nn.Linear(4 * channels, channels)
+        self.gamma = nn.Parameter(torch.linspace(0.4, 1.2, channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.norm(self.depthwise(x).permute(0, 2, 3, 1))
+        y = self.gamma * self.project(F.gelu(self.expand(y)))
+        return x + y.permute(0, 3, 1, 2)
+
+
+class ConvNextTiny(nn.Module):
+    """Channels-first layer norms spelled out, downsampling, blocks, pooling before the head norm,
+    as in torchvision (permutes) and in the paper's own code (means over channels).
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 2, 2)
+        self.first, self.second = ConvNextBlock(8), ConvNextBlock(12)
+        self.weight, self.bias = (nn.Parameter(torch.linspace(a, 1.5, 8)) for a in (0.5, -0.5))
+        self.down = nn.Conv2d(8, 12, 2, 2)
+        self.head = nn.LayerNorm(12)
+        self.fc = nn.Linear(12, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(self.stem(x))
+        mean = x.mean(1, keepdim=True)
+        spread = (x - mean).pow(2).mean(1, keepdim=True)
+        x = (x - mean) / torch.sqrt(spread + 1e-6)
+        x = self.second(self.down(self.weight[:, None, None] * x + self.bias[:, None, None]))
+        x = F.adaptive_avg_pool2d(x, 1)
+        x = self.head(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        return self.fc(x.flatten(1))
+
+
+class LinearNhwc(nn.Module):
+    """No nonlinearity behind the stem, all of it in NHWC: the linear tail starts early."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, 2, 1)
+        self.project, self.plain = nn.Linear(8, 6), nn.Parameter(torch.randn(6, 5))
+        self.gamma = nn.Parameter(torch.linspace(0.5, 1.5, 5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.project(torch.tanh(self.stem(x)).movedim(1, -1))
+        y = (y @ self.plain) * self.gamma + 0.3 * self.gamma - 1.0
+        y = F.pad(y, (1, 1)) + y.mean(-1, keepdim=True)
+        return y.mean((1, 2))
+
+
+def shuffle(x: Tensor) -> Tensor:
+    batch, channels, height, width = x.shape
+    x = x.view(batch, 2, channels // 2, height, width).transpose(1, 2)
+    return x.reshape(batch, channels, height, width)
+
+
+def attention_to_channels(x: Tensor) -> Tensor:
+    """A gate per cell from reductions over channels, as spatial attention modules have it."""
+    both = torch.cat([x.mean(1, keepdim=True), torch.max(x, 1, keepdim=True)[0]], 1)
+    return x * torch.sigmoid(both.sum(1, keepdim=True)) * F.softmax(x, dim=1)
+
+
+def grouped(x: Tensor) -> Tensor:
+    """Statistics of groups of channels, cell by cell, broadcast back over them."""
+    y = x.unflatten(1, (2, 4))
+    mean, spread = y.mean(2, keepdim=True), y.var(2, keepdim=True)
+    y = (y - mean) / (spread + 0.1).sqrt() + y.amax(2, keepdim=True)
+    return (y * y.norm(dim=1, keepdim=True)).flatten(1, 2)
+
+
+def without_channels(x: Tensor) -> Tensor:
+    """Single channels as (batch, *spatial), and several put together again."""
+    first, *others = x.unbind(1)
+    some = torch.stack([first * others[0], x[:, 3] - first, others[4].tanh()], 1)
+    return torch.cat([some, x[:, [1, 5, 2]], x.select(1, 2).unsqueeze(1), x[:, -1:]], 1)
+
+
+def masks(x: Tensor) -> Tensor:
+    y = x.permute(0, 2, 3, 1)
+    mask = (y > 0.1) & (y < y.mean(-1, keepdim=True) + 1.0)
+    y = torch.where(mask, y, 0.3 * y) + (y >= 0.5) * y
+    y = y.masked_fill(y < -1.0, -1.0)
+    return torch.where(x.isnan(), torch.zeros_like(x), y.permute(0, 3, 1, 2))
+
+
+def swapped(x: Tensor) -> Tensor:
+    """Rows and columns swapped, between pointwise operations."""
+    y = F.silu(x.transpose(2, 3)) + x.transpose(2, 3) * 0.5
+    return F.glu(torch.cat([y, y.flip(1)], 1), 1).transpose(-1, -2)
+
+
+def tail_of_channels(x: Tensor) -> Tensor:
+    y = x.permute(0, 2, 3, 1)
+    left, right = y.chunk(2, -1)
+    y = torch.cat([right, left * right], -1)
+    y = torch.stack([y, 1.0 - y], -1).flatten(3).index_select(3, torch.arange(15, -1, -2))
+    return torch.roll(y.repeat(1, 1, 1, 2)[..., 4:12], 3, -1).permute(0, 3, 1, 2).contiguous()
+
+
+def pooled_over_channels(x: Tensor) -> Tensor:
+    y = x.unsqueeze(1)
+    y = F.max_pool3d(y, (2, 1, 1), 1) + F.avg_pool3d(y, (2, 1, 1), 1)
+    return F.pad(y.squeeze(1), (0, 0, 0, 0, 1, 0), value=0.2) + F.normalize(x, dim=1)
+
+
+BODIES: dict[str, Callable[[], Callable[[Tensor], Tensor]]] = {
+    "shuffle": lambda: shuffle,
+    "channel_shuffle": lambda: lambda x: F.channel_shuffle(x, 4) * F.channel_shuffle(x, 2),
+    "local_response_norm": lambda: nn.LocalResponseNorm(5, 0.5, 0.75, 1.0),
+    "attention_to_channels": lambda: attention_to_channels,
+    "grouped": lambda: grouped,
+    "without_channels": lambda: without_channels,
+    "masks": lambda: masks,
+    "swapped": lambda: swapped,
+    "tail_of_channels": lambda: tail_of_channels,
+    "pooled_over_channels": lambda: pooled_over_channels,
+    "prelu": lambda: nn.PReLU(8, 0.3),
+    "block": lambda: ConvNextBlock(8),
+    "addcmul": lambda: lambda x: torch.addcmul(x, x, x.mean(1, keepdim=True), value=0.3),
+}
+MODELS: dict[str, Callable[[], nn.Module]] = {
+    **{k: lambda make=make: Block(make()) for k, make in BODIES.items()},  # type: ignore[misc]
+    "convnext": ConvNextTiny,
+    "linear_nhwc": LinearNhwc,
+}
+
+
+class Positions(nn.Module):
+    """Constants that are maps: a mean image, positions in NHWC, coordinates as further channels, a
+    mask; and one that has an extent along a single axis.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        _, height, width = SHAPE
+        small = ((height + 1) // 2, (width + 1) // 2)
+        self.register_buffer("mean", torch.randn(3, height, width))
+        self.register_buffer("scale", torch.rand(1, 1, height, width) + 0.5)
+        self.stem = nn.Conv2d(5, 8, 3, 2, 1)
+        self.positions = nn.Parameter(torch.randn(*small, 8))
+        self.columns = nn.Parameter(torch.rand(1, 8, 1, small[1]) + 0.5)
+        rows, columns = torch.meshgrid(
+            torch.linspace(-1, 1, height), torch.linspace(-1, 1, width), indexing="ij"
+        )
+        self.register_buffer("coordinates", torch.stack([rows, columns])[None])
+        self.register_buffer("inside", torch.rand(small) > 0.3)
+        self.last = nn.Conv2d(8, 6, 3, padding=1)
+        self.fc = nn.Linear(6, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = (x - self.mean) * self.scale
+        x = torch.cat([x, self.coordinates.expand(x.shape[0], -1, -1, -1)], 1)
+        x = F.relu(self.stem(x)).permute(0, 2, 3, 1) + self.positions
+        x = torch.where(self.inside[..., None], x, 0.2 * x)
+        x = self.columns * x.permute(0, 3, 1, 2)
+        return self.fc(F.relu(self.last(x)).mean((2, 3)))
+
+
+MODELS["positions"] = Positions
+
+
+class Attention(nn.Module):
+    """A vision transformer: patches, a class token, positions, one block, the token's scores."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches = nn.Conv2d(3, 16, 4, 4)
+        self.token = nn.Parameter(torch.randn(1, 1, 16))
+        self.positions = nn.Parameter(torch.randn(1, 17, 16))
+        self.norm1, self.norm2 = nn.LayerNorm(16), nn.LayerNorm(16)
+        self.attention = nn.MultiheadAttention(16, 4, batch_first=True)
+        self.mlp = nn.Sequential(nn.Linear(16, 32), nn.GELU(), nn.Linear(32, 16))
+        self.fc = nn.Linear(16, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.patches(x).flatten(2).transpose(1, 2)
+        x = torch.cat([self.token.expand(x.shape[0], -1, -1), x], 1) + self.positions
+        y = self.norm1(x)
+        x = x + self.attention(y, y, y, need_weights=False)[0]
+        x = x + self.mlp(self.norm2(x))
+        return self.fc(x[:, 0])
+
+
+class AttentionOfRows(nn.Module):
+    """Attention within each row of an NHWC map, a convolution behind it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, 2, 1)
+        self.qkv = nn.Linear(8, 24)
+        self.last = nn.Conv2d(8, 6, 3, padding=1)
+        self.fc = nn.Linear(6, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.stem(x)).permute(0, 2, 3, 1)
+        q, k, v = self.qkv(x).chunk(3, -1)
+        x = x + torch.softmax(q @ k.transpose(-1, -2), -1) @ v
+        return self.fc(F.relu(self.last(x.permute(0, 3, 1, 2))).mean((2, 3)))
+
+
+def merged(x: Tensor) -> Tensor:
+    """Rows and columns as one axis, and back."""
+    y = x.permute(0, 2, 3, 1)
+    batch, height, width, channels = y.shape
+    y = y.reshape(batch, height * width, channels).cumsum(1) * 0.2
+    return y.view(batch, height, width, channels).permute(0, 3, 1, 2)
+
+
+class Gate(nn.Module):
+    """Squeeze and excitation in NHWC."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(8, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = x.permute(0, 2, 3, 1)
+        return (y * torch.sigmoid(self.fc(y.mean((1, 2), keepdim=True)))).permute(0, 3, 1, 2)
+
+
+#: Networks with operations that need whole maps, in layouts of all kinds.
+GLOBAL: dict[str, Callable[[], nn.Module]] = {
+    "vit": Attention,
+    "rows": AttentionOfRows,
+    "merged": lambda: Block(merged),
+    "gate": lambda: Block(Gate()),
+    "transposed": lambda: Block(lambda x: F.avg_pool2d(x.transpose(2, 3), 3, 1, 1)),
+    "norm_of_maps": lambda: Block(lambda x: F.layer_norm(x, x.shape[1:])),
+}
+EVERY = {**MODELS, **GLOBAL}
+#: Eager attention takes a path of its own; a matrix product and a convolution round otherwise
+#: where memory is laid out otherwise.
+ROUNDED = ("vit", "linear_nhwc", "tail_of_channels")
+
+
+def built(name: str) -> nn.Module:
+    shape = (3, 16, 16) if name == "vit" else SHAPE
+    return calibrate(seeded(EVERY[name]), random_images(shape, 8, seed=1))
+
+
+def images(name: str, count: int, seed: int = 0) -> Tensor:
+    return random_images((3, 16, 16) if name == "vit" else SHAPE, count, seed)
+
+
+def captured(name: str, dtype: torch.dtype = torch.float32) -> tuple[Graph, nn.Module]:
+    model = built(name).to(dtype)
+    return capture(model, tuple(images(name, 1).shape[1:]), dtype, CPU), model
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_replay_equals_model(name: str) -> None:
+    graph, model = captured(name)
+    for count in (1, 2, 7):
+        x = images(name, count, count)
+        with torch.no_grad():
+            found, own = graph(x), model(x)
+        if name in ROUNDED:
+            assert own.abs().max() > 0
+            assert (found - own).abs().max() <= 1e-6 * own.abs().max()
+        else:
+            assert torch.equal(found, own)
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_folded_and_lowered_replay_equals_model(name: str) -> None:
+    """Channels-last images too: the form in which windows run."""
+    graph, model = captured(name, torch.float64)
+    x = images(name, 2).double()
+    with torch.no_grad():
+        own = model(x)
+        for form in (torch.contiguous_format, torch.channels_last):
+            found = lower(fold_batch_norms(graph), Packs())(x.contiguous(memory_format=form))
+            assert own.abs().max() > 0
+            assert (found - own).abs().max() <= 1e-12 * own.abs().max()
+
+
+@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize(("dtype", "merged"), [(torch.float32, True), (torch.float64, False)])
+def test_drops(name: str, dtype: torch.dtype, merged: bool) -> None:
+    model, x = built(name), images(name, 2, 3)
+    kinds = boxes_of_every_kind(tuple(x.shape[2:]))
+    boxes = torch.cat(list(kinds.values()))
+    base, drops = oracle(model, x, boxes, 0.1)
+    model, x = model.to(dtype), x.to(dtype)
+    for provider in PROVIDERS:
+        with contextlib.nullcontext() if merged else every_window_size(), reading_from(provider):
+            result = backsight.occlusion(model, x, boxes=boxes, baseline=0.1)
+        assert_drops(result, base, drops, dtype, kinds)
+        assert result.plan.as_dict()["method"] == "windows"
+        assert bool(result.plan.barriers) == (name in GLOBAL)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_no_barrier(name: str) -> None:
+    """Every operation on maps but the convolutions and the mean at the end leaves cells alone."""
+    graph, _ = captured(name)
+    assert not any(n.kind.name == "barrier" for n in graph.nodes if n.varies)
+    with every_window_size():
+        plan = backsight.plan(built(name), images(name, 1), window=2, stride=4)
+    assert plan.barriers == ()
+    assert plan.flop_ratio > 1.2
+
+
+@pytest.mark.parametrize("name", ["convnext", "shufflenet", "preprocessed"])
+def test_no_barrier_in_registered_networks(name: str) -> None:
+    case = NETS[name]
+    with every_window_size():
+        plan = backsight.plan(case.build(), case.images(), window=2, stride=8)
+    assert plan.barriers == ()
+    assert plan.flop_ratio > 1.2
