@@ -251,7 +251,12 @@ class MapOut(nn.Module):
 
 
 MODELS |= {"positions": Positions, "sequence": Sequence, "volume": Volume, "map_out": MapOut}
-SHAPES = {"vit": (3, 16, 16), "sequence": (3, 45), "volume": (2, 6, 15, 12)}
+SHAPES = {
+    "vit": (3, 16, 16),
+    "windowed": (3, 16, 16),
+    "sequence": (3, 45),
+    "volume": (2, 6, 15, 12),
+}
 
 
 class Attention(nn.Module):
@@ -293,6 +298,45 @@ class AttentionOfRows(nn.Module):
         return self.fc(F.relu(self.last(x.permute(0, 3, 1, 2))).mean((2, 3)))
 
 
+class AttentionInWindows(nn.Module):
+    """Shifted windows of an NHWC map, attention in each, and merged patches behind it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.norm = nn.Conv2d(3, 8, 2, 2), nn.LayerNorm(8)
+        self.qkv, self.out = nn.Linear(8, 24), nn.Linear(8, 8)
+        self.merge = nn.Linear(32, 12, bias=False)
+        self.fc = nn.Linear(12, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(self.stem(x).permute(0, 2, 3, 1))
+        batch, height, width, channels = x.shape
+        y = torch.roll(x, (-1, -1), (1, 2))
+        y = y.view(batch, height // 4, 4, width // 4, 4, channels).permute(0, 1, 3, 2, 4, 5)
+        q, k, v = self.qkv(y.reshape(-1, 16, channels)).chunk(3, -1)
+        y = self.out(F.scaled_dot_product_attention(q, k, v))
+        y = y.view(batch, height // 4, width // 4, 4, 4, channels).permute(0, 1, 3, 2, 4, 5)
+        x = x + torch.roll(y.reshape(batch, height, width, channels), (1, 1), (1, 2))
+        parts = [x[:, i::2, j::2] for j in range(2) for i in range(2)]
+        x = self.merge(torch.cat(parts, -1))
+        return self.fc(F.relu(x).permute(0, 3, 1, 2).mean((2, 3)))
+
+
+class GlobalResponse(nn.Module):
+    """ConvNeXt V2's normalisation of NHWC maps by the norms of whole channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.fc = nn.Conv2d(3, 8, 3, 2, 1), nn.Linear(8, 5)
+        self.gamma = nn.Parameter(torch.linspace(0.5, 1.5, 8).view(1, 1, 1, 8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.gelu(self.stem(x).permute(0, 2, 3, 1))
+        size = torch.norm(x, p=2, dim=(1, 2), keepdim=True)
+        size = size / (size.mean(-1, keepdim=True) + 1e-6)
+        return self.fc((self.gamma * (x * size) + x).mean((1, 2)))
+
+
 def merged(x: Tensor) -> Tensor:
     """Rows and columns as one axis, and back."""
     y = x.permute(0, 2, 3, 1)
@@ -317,6 +361,8 @@ class Gate(nn.Module):
 GLOBAL: dict[str, Callable[[], nn.Module]] = {
     "vit": Attention,
     "rows": AttentionOfRows,
+    "windowed": AttentionInWindows,
+    "global_response": GlobalResponse,
     "merged": lambda: Block(merged),
     "gate": lambda: Block(Gate()),
     "transposed": lambda: Block(lambda x: F.avg_pool2d(x.transpose(2, 3), 3, 1, 1)),
@@ -410,7 +456,8 @@ def test_barriers_are_named() -> None:
     """By the operation that needs whole maps and its module, once each."""
     names = {
         "vit": ("flatten", "scaled_dot_product_attention at attention", "permute at attention"),
-        "rows": ("matmul", "softmax", "matmul", "add", "conv2d at last"),
+        "rows": ("matmul", "matmul"),
+        "windowed": ("roll", "view", "roll", *["slice"] * 8),
         "transposed": ("avg_pool2d",),
         "norm_of_maps": ("layer_norm",),
     }

@@ -158,6 +158,7 @@ class _Builder:
         # How the model holds a map, by name, where it is not (batch, channels, *spatial); for an
         # operation with several results, how it holds each.
         self.layouts: dict[str, Layout] = {}
+        self.forms: dict[tuple[int, ...], Layout] = {}  # the layouts so far, by the model's shape
         self.largest: set[str] = set()  # names of extrema that stand for their first part
         self.materialised: dict[tuple[int, Layout], int] = {}
         self.batch: Any = None
@@ -250,6 +251,8 @@ class _Builder:
         self.index[fx.name] = index
         if layout is not None and not layout.is_standard:
             self.layouts[fx.name] = layout
+            if self.nodes[index].spatial:
+                self.forms[layout.shape(self.nodes[index].extent)] = layout
         value = fx.meta.get("val")
         if isinstance(value, Tensor) and self._is_batched(value):
             self.batch_first.add(fx.name)
@@ -356,6 +359,10 @@ class _Builder:
         kind = found[0]
         if layouts and (not (kind.local or kind.by_difference) or call.dtype == torch.bool):
             return False
+        layout = self._form(call, kind)
+        if layout is not None:
+            self._add_whole(fx, call, found, layout)
+            return True
         index = self._add_entry(fx, call, found)
         form = self.layouts.get(fx.args[0].name) if call.name == operator.getitem.__name__ else None
         if form is not None and call.shape is not None:  # one of several parts
@@ -418,17 +425,39 @@ class _Builder:
         """Add a call on the values in the model's own form."""
         own = [self._own(o, fx, call.name) for o in call.operands]
         found = self._entry(call, own)
-        kind, target = found[:2]
-        if own != [o.index for o in call.operands] and (
-            kind is kinds.BARRIER or kind is kinds.FLAT
-        ):
-            layouts = [
-                None if o.layout is None or o.layout.is_standard else o.layout
-                for o in call.operands
-            ]
-            target = InLayout(target, call.args, call.kwargs, layouts, None)
-            found = kind, target, tuple(Ref(o.index) for o in call.operands), {}
-        self._add_entry(fx, call, found)
+        if own == [o.index for o in call.operands]:
+            self._add_entry(fx, call, found)
+            return
+        if isinstance(found[0], kinds.Pointwise | kinds.Join):
+            # It acts on cells of the value as it would lie in the table: not on the map's.
+            found = kinds.BARRIER, call.target, (), {}
+        if found[0] is kinds.BARRIER or found[0] is kinds.FLAT:
+            self._add_whole(fx, call, found, self._form(call, found[0]))
+        else:
+            self._add_entry(fx, call, found)
+
+    def _form(self, call: cells.Call, kind: Kind) -> Layout | None:
+        """How to hold the result of an operation that has no window rule, where not as the table
+        does: any layout is right, and the one that the maps around it have is of use.
+        """
+        if call.shape is None or not (kind is kinds.BARRIER or kind is kinds.FLAT):
+            return None
+        layouts = [o.layout for o in call.operands if o.layout is not None]
+        form = layouts[0].resized(call.shape) if layouts else self.forms.get(call.shape)
+        return None if form is None else Layout(form.axes, form.channels)
+
+    def _add_whole(self, fx: Any, call: cells.Call, found: Entry, out: Layout | None) -> None:
+        """Add a call on whole maps, between their own layouts and `out`."""
+        layouts = [
+            None if o.layout is None or o.layout.is_standard else o.layout for o in call.operands
+        ]
+        target = InLayout(found[1], call.args, call.kwargs, layouts, out)
+        refs = tuple(Ref(o.index) for o in call.operands)
+        index = self._add_entry(fx, call, (found[0], target, refs, {}))
+        if out is not None and call.shape is not None:
+            self._set_map(fx, index, out, out.extent(call.shape))
+            node = self.nodes[index]
+            node.rules = node.kind.rules(node, self.nodes)
 
     def _own(self, operand: cells.Operand, fx: Any, operation: str) -> int:
         """The value of an operand in the model's own form, made once."""
