@@ -796,9 +796,7 @@ NETS: dict[str, NetCase] = {
     "googlenet": NetCase(lambda _: googlenet(CLASSES, 1 / 16), SMALL),
     "inception_v3": NetCase(lambda _: inception_v3(CLASSES, 1 / 32), ((3, 83, 75),)),
     "densenet121": NetCase(lambda _: densenet121(CLASSES, 1 / 8, (2, 3, 2, 2)), SMALL),
-    "shufflenet_v2": NetCase(
-        lambda _: shufflenet_v2_x1_0(CLASSES, 1 / 12, (2, 3, 2)), SMALL, barrier=None
-    ),
+    "shufflenet_v2": NetCase(lambda _: shufflenet_v2_x1_0(CLASSES, 1 / 12, (2, 3, 2)), SMALL),
     "mnasnet": NetCase(lambda _: mnasnet1_0(CLASSES, 1 / 8, depth=2), ONE),
     "regnet_x": NetCase(lambda _: regnet_x_400mf(CLASSES, 1 / 8, (1, 2, 2, 1)), ONE),
     "regnet_y": NetCase(lambda _: regnet_y_400mf(CLASSES, 1 / 8, (1, 2, 2, 1)), ONE, barrier=True),
@@ -807,28 +805,24 @@ NETS: dict[str, NetCase] = {
         lambda _: efficientnet_b0(CLASSES, 1 / 8, depth=1), ONE, barrier=True
     ),
     "efficientnet_lite0": NetCase(lambda _: efficientnet_lite0(CLASSES, 1 / 8, depth=2), ONE),
-    "convnext_tiny": NetCase(
-        lambda _: convnext_tiny(CLASSES, 1 / 12, (1, 1, 2, 1)), SMALL, barrier=None
-    ),
+    "convnext_tiny": NetCase(lambda _: convnext_tiny(CLASSES, 1 / 12, (1, 1, 2, 1)), SMALL),
     "vit": NetCase(
         lambda shape: vit_b_16(CLASSES, 1 / 48, shape[1:], depth=2, patch=8, heads=4),
         ((3, 40, 56), (3, 33, 25)),
         barrier=True,
     ),
     "caffenet": NetCase(
-        lambda _: caffenet(CLASSES, 1 / 16, alpha=0.5), ((3, 95, 79), (3, 127, 111)), barrier=None
+        lambda _: caffenet(CLASSES, 1 / 16, alpha=0.5), ((3, 95, 79), (3, 127, 111))
     ),
     "unet": NetCase(
         lambda _: nn.Sequential(unet(2, 1 / 16, depth=2), nn.Flatten()),
         ((3, 33, 25), (3, 24, 30)),
-        barrier=None,
     ),
     "unet_bilinear": NetCase(
         lambda _: nn.Sequential(
             unet(CLASSES, 1 / 16, depth=2, bilinear=True), nn.AdaptiveAvgPool2d(1), nn.Flatten()
         ),
         TINY,
-        barrier=None,
     ),
     "squeeze_excitation": NetCase(lambda _: SqueezeExcitationNet(CLASSES), SMALL, barrier=True),
     "group_norm": NetCase(lambda _: GroupNormNet(CLASSES), SMALL, barrier=True),
@@ -841,23 +835,21 @@ NETS: dict[str, NetCase] = {
     "conv3d": NetCase(lambda _: Conv3dNet(CLASSES), ((2, 7, 21, 17), (2, 8, 12, 15))),
     "ct": NetCase(lambda _: CT(CLASSES, "batch"), ((1, 9, 14, 11),)),
     "ct_group_norm": NetCase(lambda _: CT(CLASSES, "group"), ((1, 9, 14, 11),), barrier=True),
-    "odd_geometry": NetCase(lambda _: OddGeometry(CLASSES), SMALL, barrier=None),
+    "odd_geometry": NetCase(lambda _: OddGeometry(CLASSES), SMALL),
     "strided_projection": NetCase(lambda _: StridedProjection(CLASSES), SMALL),
     "dilated_groups": NetCase(lambda _: DilatedGroups(CLASSES), SMALL),
-    "padded": NetCase(lambda _: Padded(CLASSES), TINY, barrier=None),
-    "pooled_unevenly": NetCase(lambda _: PooledUnevenly(CLASSES), SMALL, barrier=None),
+    "padded": NetCase(lambda _: Padded(CLASSES), TINY),
+    "pooled_unevenly": NetCase(lambda _: PooledUnevenly(CLASSES), SMALL),
     "pooled_by_divisors": NetCase(lambda _: PooledByDivisors(CLASSES), TINY),
     "spellings": NetCase(lambda _: Spellings(CLASSES), TINY),
-    "activations": NetCase(lambda _: Activations(CLASSES), TINY, barrier=None),
-    "mean_image": NetCase(lambda shape: MeanImageNet(shape, CLASSES), TINY, barrier=None),
-    "pixel_shuffle": NetCase(
-        lambda _: PixelShuffleNet(CLASSES), ((3, 34, 26), (3, 24, 40)), barrier=None
-    ),
-    "shufflenet": NetCase(lambda _: ShuffleNet(CLASSES), TINY, barrier=None),
-    "convnext": NetCase(lambda _: ConvNext(CLASSES), SMALL, barrier=None),
+    "activations": NetCase(lambda _: Activations(CLASSES), TINY),
+    "mean_image": NetCase(lambda shape: MeanImageNet(shape, CLASSES), TINY),
+    "pixel_shuffle": NetCase(lambda _: PixelShuffleNet(CLASSES), ((3, 34, 26), (3, 24, 40))),
+    "shufflenet": NetCase(lambda _: ShuffleNet(CLASSES), TINY),
+    "convnext": NetCase(lambda _: ConvNext(CLASSES), SMALL),
     "upsample": NetCase(lambda _: UpsampleNet(CLASSES), TINY),
     "densenet": NetCase(lambda _: DenseNet(CLASSES), TINY),
-    "preprocessed": NetCase(lambda _: PreprocessedNet(CLASSES), TINY, barrier=None),
+    "preprocessed": NetCase(lambda _: PreprocessedNet(CLASSES), TINY),
 }
 
 # Rounds to bf16 inside, so that fp64's drops are out of its reach; see tests/test_nets.py.

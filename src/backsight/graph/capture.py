@@ -8,14 +8,16 @@ import logging
 import operator
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from math import prod
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from . import kinds, resampling
-from .aten import Call, Parts, bind, entry, is_random, operation, parts
+from . import cells, kinds, resampling
+from .aten import Call, Entry, Parts, bind, entry, is_random, operation, parts
 from .kinds import Kind
+from .layouts import InLayout, Layout
 from .node import Graph, Node, Ref, references, substitute
 
 
@@ -151,6 +153,13 @@ def _has_regions(graph: Any) -> bool:
     return any(isinstance(fx.target, torch._ops.HigherOrderOperator) for fx in graph.nodes)
 
 
+#: Extrema with their places, and without.
+_LARGEST = {
+    torch.ops.aten.max.dim: torch.ops.aten.amax.default,
+    torch.ops.aten.min.dim: torch.ops.aten.amin.default,
+}
+
+
 class _Builder:
     def __init__(self, exported: Any, axes: int, within: str) -> None:
         self.exported = exported
@@ -158,7 +167,14 @@ class _Builder:
         self.within = within
         self.nodes: list[Node] = []
         self.index: dict[str, int] = {}
+        # How the model holds a map, by name, where it is not (batch, channels, *spatial); for an
+        # operation with several results, how it holds each.
+        self.layouts: dict[str, Layout] = {}
+        self.forms: dict[tuple[int, ...], Layout] = {}  # the layouts so far, by the model's shape
+        self.largest: set[str] = set()  # names of extrema that stand for their first part
+        self.materialised: dict[tuple[int, Layout], int] = {}
         self.batch: Any = None
+        self.device = torch.device("cpu")
         self.batch_first: set[str] = set()  # names of the nodes whose first axis is the batch
 
     def graph(self) -> Graph:
@@ -180,10 +196,11 @@ class _Builder:
             elif fx.op == "placeholder" and image is not None:
                 sides.append(self._add(fx, kinds.INPUT, varies=False))
             elif fx.op == "placeholder":
-                image = self._add(fx, kinds.INPUT)
                 self.batch = fx.meta["val"].shape[0]
+                self.device = fx.meta["val"].device
                 if not isinstance(self.batch, torch.SymInt):
                     raise CaptureError("the model fixes the batch size")
+                image = self._add(fx, kinds.INPUT)
                 self.nodes[image].shape = tuple(map(int, fx.meta["val"].shape[1:]))
                 self.nodes[image].spatial = True
             elif fx.op == "call_function":
@@ -195,7 +212,7 @@ class _Builder:
                     )
                 if signature.user_outputs[0] not in self.index:
                     raise CaptureError("expected a model that returns a tensor")
-                output = self.index[signature.user_outputs[0]]
+                output = self._own(self._operand(fx.args[0][0]), fx, fx.name)
             else:
                 raise CaptureError(f"the captured graph holds a {fx.op} node")
         if image is None or output is None:
@@ -203,7 +220,7 @@ class _Builder:
         shape = self.nodes[output].shape
         if (
             isinstance(self.nodes[output].kind, kinds.Constant)
-            or self.nodes[output].name not in self.batch_first
+            or signature.user_outputs[0] not in self.batch_first
         ):
             raise CaptureError(
                 f"expected an output of shape (batch, ...), got {shape} whatever the batch"
@@ -220,18 +237,21 @@ class _Builder:
     # ------------------------------------------------------------------ nodes
 
     def _add(self, fx: Any, kind: Kind, **fields: Any) -> int:
-        index = len(self.nodes)
-        self.nodes.append(Node(index, fx.name, kind, module=self._module(fx), **fields))
-        self.index[fx.name] = index
+        """A node for the value of `fx`: in the table's form and of the shape that export gave it,
+        unless told otherwise.
+        """
+        index = self._insert(fx, kind, fields.pop("name", fx.name))
+        node = self.nodes[index]
+        self._name(fx, index)
         value = fx.meta.get("val")
         if isinstance(value, Tensor):
-            node = self.nodes[index]
             node.dtype = value.dtype
-            if value.ndim and str(value.shape[0]) == str(self.batch):
-                self.batch_first.add(fx.name)
-                if all(isinstance(s, int) for s in value.shape[1:]):
-                    node.shape = tuple(value.shape[1:])
-                    node.spatial = value.ndim == self.axes + 2
+            shape = self._shape(value)
+            if shape is not None:
+                node.shape = shape
+                node.spatial = len(shape) == self.axes + 1
+        for key, field in fields.items():
+            setattr(node, key, field)
         return index
 
     def _module(self, fx: Any) -> str:
@@ -239,6 +259,32 @@ class _Builder:
         stack = list((fx.meta.get("nn_module_stack") or {}).values())
         path: str = stack[-1][0] if stack else ""
         return path.removeprefix(self.within).removeprefix(".") if self.within else path
+
+    def _insert(self, fx: Any, kind: Kind, name: str, **fields: Any) -> int:
+        index = len(self.nodes)
+        self.nodes.append(Node(index, name, kind, module=self._module(fx), **fields))
+        return index
+
+    def _name(self, fx: Any, index: int, layout: Layout | None = None) -> None:
+        """Let `fx` stand for node `index`, in a layout where that is not the table's form."""
+        self.index[fx.name] = index
+        if layout is not None and not layout.is_standard:
+            self.layouts[fx.name] = layout
+            if self.nodes[index].spatial:
+                self.forms[layout.shape(self.nodes[index].extent)] = layout
+        value = fx.meta.get("val")
+        if isinstance(value, Tensor) and self._is_batched(value):
+            self.batch_first.add(fx.name)
+
+    def _is_batched(self, value: Tensor) -> bool:
+        return value.ndim > 0 and str(value.shape[0]) == str(self.batch)
+
+    def _shape(self, value: Any) -> tuple[int, ...] | None:
+        """The shape of one sample; None for what has none."""
+        if not isinstance(value, Tensor) or not self._is_batched(value):
+            return None
+        known = all(isinstance(s, int) for s in value.shape[1:])
+        return tuple(value.shape[1:]) if known else None
 
     def _constant(self, fx: Any, value: Tensor) -> None:
         self._add(fx, kinds.CONSTANT, value=value, varies=False)
@@ -250,9 +296,21 @@ class _Builder:
             fx.target = getattr(
                 getattr(torch.ops.aten, name.removeprefix("aten::").removesuffix("_")), overload
             )
+        if fx.target is operator.getitem and fx.args[0].name in self.largest:
+            self._name(fx, self.index[fx.args[0].name], self.layouts.get(fx.args[0].name))
+            return
+        if fx.target in _LARGEST and all(u.args[1] == 0 or not u.users for u in fx.users):
+            # Only the values are read, not their places.
+            x, dim, *keepdim = fx.args
+            fx.target, fx.args = _LARGEST[fx.target], (x, [dim], *keepdim)
+            fx.meta = {**fx.meta, "val": fx.meta["val"][0]}
+            self.largest.add(fx.name)
         self._operation(fx)
         if written is not None:
             self.index[written.name] = self.index[fx.name]
+            self.layouts.pop(written.name, None)
+            if fx.name in self.layouts:
+                self.layouts[written.name] = self.layouts[fx.name]
 
     def _operation(self, fx: Any) -> None:
         args = self._refs(fx.args)
@@ -277,28 +335,215 @@ class _Builder:
             self._constant(fx, value)
             return
         self._refuse(fx, name, args)
-        device = getattr(fx.meta.get("val"), "device", torch.device("cpu"))
-        call = Call(name, fx.target, args, kwargs, self.nodes, self.axes, device)
-        if put_together := parts(call):
-            self._side_by_side(fx, args[0].index, put_together)
+        operands: list[cells.Operand] = []
+
+        def operand(source: Any) -> Ref:
+            operands.append(self._operand(source))
+            return Ref(len(operands) - 1)
+
+        template = self._refs(fx.args, operand), self._refs(fx.kwargs, operand)
+        value = fx.meta.get("val")
+        several = value if isinstance(value, list | tuple) and value else [None]
+        call = cells.Call(
+            name,
+            fx.target,
+            *template,
+            tuple(operands),
+            self.nodes,
+            self.axes,
+            self._shape(value),
+            value.dtype if isinstance(value, Tensor) else None,
+            self._shape(several[0]),
+        )
+        if self._is_put_together(fx, call):
             return
-        kind, target, args, kwargs = entry(call)
-        inputs = tuple(references((args, kwargs)))
-        node = self.nodes[
-            self._add(
-                fx,
-                kind,
-                operation=name,
-                target=target,
-                args=args,
-                kwargs=kwargs,
-                inputs=inputs,
-                varies=any(self.nodes[i].varies for i in inputs),
-            )
-        ]
-        if not self._on_maps(node):
-            node.kind = node.kind if self._keeps_off_maps(node) else kinds.BARRIER
+        layout = cells.relayout(call)
+        if layout is not None:
+            self._name(fx, call.operands[0].index, layout)
+        elif not self._in_standard_form(fx, call) and not self._on_cells(fx, call):
+            self._on_own_values(fx, call)
+
+    def _operand(self, fx: Any) -> cells.Operand:
+        index = self.index[fx.name]
+        node = self.nodes[index]
+        known = self.layouts.get(fx.name)
+        if known is None and node.spatial and fx.name in self.batch_first:
+            known = Layout.standard(node.shape[0], self.axes)
+        return cells.Operand(index, known if node.spatial else None)
+
+    def _in_standard_form(self, fx: Any, call: cells.Call) -> bool:
+        """Add the entry of a call on maps in the table's form, or on none, where it has one."""
+        layouts = [o.layout for o in call.operands if o.layout is not None]
+        if not all(layout.is_standard for layout in layouts):
+            return False
+        found = self._entry(call, [o.index for o in call.operands])
+        kind = found[0]
+        if layouts and (not (kind.local or kind.by_difference) or call.dtype == torch.bool):
+            return False
+        layout = self._form(call, kind)
+        if layout is not None:
+            self._add_whole(fx, call, found, layout)
+            return True
+        index = self._add_entry(fx, call, found)
+        form = self.layouts.get(fx.args[0].name) if call.name == operator.getitem.__name__ else None
+        if form is not None and call.shape is not None:  # one of several parts
+            layout = form.resized(call.shape)
+            assert layout is not None
+            self._set_map(fx, index, layout, layout.extent(call.shape))
+        return True
+
+    def _on_cells(self, fx: Any, call: cells.Call) -> bool:
+        """Add the entry of a call that acts on each cell alone, if it does."""
+        found = cells.entry(call)
+        if found is None:
+            return False
+        index = self._add(fx, found.kind, operation=call.name, **self._fields(fx, found))
+        if found.layout is not None:
+            self._set_map(fx, index, found.layout, found.extent)
+        node = self.nodes[index]
         node.rules = node.kind.rules(node, self.nodes)
+        return True
+
+    def _fields(self, fx: Any, found: cells.Entry) -> dict[str, Any]:
+        """What a node of this entry calls, and on what; its inputs are made where they are none."""
+        inputs = [self._input(fx, i) for i in found.inputs]
+        return {
+            "target": found.target,
+            "args": substitute(found.args, lambda k: Ref(inputs[k])),
+            "kwargs": substitute(found.kwargs, lambda k: Ref(inputs[k])),
+            "inputs": tuple(dict.fromkeys(inputs)),
+            "varies": any(self.nodes[i].varies for i in inputs),
+        }
+
+    def _input(self, fx: Any, source: int | cells.Entry | Tensor) -> int:
+        if isinstance(source, int):
+            return source
+        if isinstance(source, Tensor):
+            index = self._insert(fx, kinds.CONSTANT, f"{fx.name}_constant", varies=False, own=True)
+            node = self.nodes[index]
+            node.value, node.dtype = source, source.dtype
+            if source.ndim == self.axes + 2:
+                node.shape, node.spatial = tuple(source.shape[1:]), True
+            return index
+        fields = self._fields(fx, source)
+        index = self._insert(fx, source.kind, f"{fx.name}_operand", **fields)
+        node = self.nodes[index]
+        assert source.layout is not None
+        node.shape, node.spatial = (prod(source.layout.channels), *source.extent), True
+        node.dtype = self.nodes[node.inputs[0]].dtype
+        node.rules = node.kind.rules(node, self.nodes)
+        return index
+
+    def _set_map(self, fx: Any, index: int, layout: Layout, extent: tuple[int, ...]) -> None:
+        """Make node `index` a map that the model holds as `layout` under the name of `fx`."""
+        node = self.nodes[index]
+        if isinstance(fx.meta.get("val"), Tensor):
+            node.shape, node.spatial = (prod(layout.channels), *extent), True
+            node.dtype = layout.truth or node.dtype
+        self._name(fx, index, layout)
+
+    def _on_own_values(self, fx: Any, call: cells.Call) -> None:
+        """Add a call on the values in the model's own form."""
+        own = [self._own(o, fx, call.name) for o in call.operands]
+        found = self._entry(call, own)
+        if own == [o.index for o in call.operands]:
+            self._add_entry(fx, call, found)
+            return
+        if isinstance(found[0], kinds.Pointwise | kinds.Join):
+            # It acts on cells of the value as it would lie in the table: not on the map's.
+            found = kinds.BARRIER, call.target, (), {}
+        if found[0] is kinds.BARRIER or found[0] is kinds.FLAT:
+            self._add_whole(fx, call, found, self._form(call, found[0]))
+        else:
+            self._add_entry(fx, call, found)
+
+    def _form(self, call: cells.Call, kind: Kind) -> Layout | None:
+        """How to hold the result of an operation that has no window rule, where not as the table
+        does: any layout is right, and the one that the maps around it have is of use.
+        """
+        if call.shape is None or not (kind is kinds.BARRIER or kind is kinds.FLAT):
+            return None
+        layouts = [o.layout for o in call.operands if o.layout is not None]
+        form = layouts[0].resized(call.shape) if layouts else self.forms.get(call.shape)
+        return None if form is None else Layout(form.axes, form.channels)
+
+    def _add_whole(self, fx: Any, call: cells.Call, found: Entry, out: Layout | None) -> None:
+        """Add a call on whole maps, between their own layouts and `out`."""
+        layouts = [
+            None if o.layout is None or o.layout.is_standard else o.layout for o in call.operands
+        ]
+        target = InLayout(found[1], call.args, call.kwargs, layouts, out)
+        refs = tuple(Ref(o.index) for o in call.operands)
+        index = self._add_entry(fx, call, (found[0], target, refs, {}))
+        if out is not None and call.shape is not None:
+            self._set_map(fx, index, out, out.extent(call.shape))
+            node = self.nodes[index]
+            node.rules = node.kind.rules(node, self.nodes)
+
+    def _own(self, operand: cells.Operand, fx: Any, operation: str) -> int:
+        """The value of an operand in the model's own form, made once."""
+        index, layout = operand.index, operand.layout
+        if layout is None or layout.is_standard:
+            return index
+        if (index, layout) not in self.materialised:
+            source = self.nodes[index]
+            shape = layout.shape(source.extent)
+            made = self._insert(
+                fx,
+                kinds.FLAT,
+                f"{source.name}_{operation}",
+                operation=operation,
+                target=InLayout(_itself, (Ref(0),), {}, [layout], None),
+                args=(Ref(index),),
+                inputs=(index,),
+                shape=shape,
+                spatial=len(shape) == self.axes + 1,
+                dtype=torch.bool if layout.truth else source.dtype,
+                varies=source.varies,
+            )
+            self.nodes[made].rules = kinds.FLAT.rules(self.nodes[made], self.nodes)
+            self.materialised[index, layout] = made
+        return self.materialised[index, layout]
+
+    def _entry(self, call: cells.Call, indices: Sequence[int]) -> Entry:
+        """The entry of a call on the values of these nodes."""
+        kind, target, args, kwargs = entry(self._aten_call(call, indices))
+        spatial = call.shape is not None and len(call.shape) == self.axes + 1
+        inputs = references((args, kwargs))
+        fits = self._on_maps(kind, spatial, inputs) or self._keeps_off_maps(kind, spatial)
+        if spatial and kind.local and not (call.dtype and call.dtype.is_floating_point):
+            fits = False  # no windows of it could be spliced
+        return (kind if fits else kinds.BARRIER), target, args, kwargs
+
+    def _aten_call(self, call: cells.Call, indices: Sequence[int]) -> Call:
+        args, kwargs = (substitute(a, lambda k: Ref(indices[k])) for a in (call.args, call.kwargs))
+        return Call(call.name, call.target, args, kwargs, self.nodes, self.axes, self.device)
+
+    def _add_entry(self, fx: Any, call: cells.Call, found: Entry) -> int:
+        kind, target, args, kwargs = found
+        inputs = tuple(references((args, kwargs)))
+        index = self._add(
+            fx,
+            kind,
+            operation=call.name,
+            target=target,
+            args=args,
+            kwargs=kwargs,
+            inputs=inputs,
+            varies=any(self.nodes[i].varies for i in inputs),
+        )
+        node = self.nodes[index]
+        node.rules = kind.rules(node, self.nodes)
+        return index
+
+    def _is_put_together(self, fx: Any, call: cells.Call) -> bool:
+        """Add a call whose result is made of parts of its input, if it is one."""
+        if any(o.layout is not None and not o.layout.is_standard for o in call.operands):
+            return False
+        put_together = parts(self._aten_call(call, [o.index for o in call.operands]))
+        if put_together:
+            self._side_by_side(fx, call.operands[0].index, put_together)
+        return bool(put_together)
 
     def _side_by_side(self, fx: Any, source: int, axes: Sequence[Parts]) -> None:
         """Write `fx` as slices of the map `source`, put together along one axis after the other."""
@@ -340,17 +585,18 @@ class _Builder:
         node.rules = kind.rules(node, self.nodes)
         return index
 
-    def _refs(self, args: Any) -> Any:
+    def _refs(self, args: Any, make: Callable[[Any], Ref] | None = None) -> Any:
+        """Arguments with a Ref for each fx node: to its node, or as `make` says."""
         if isinstance(args, torch.fx.Node):
-            return Ref(self.index[args.name])
+            return make(args) if make else Ref(self.index[args.name])
         if isinstance(args, list | tuple):
             return (
-                type(args)(self._refs(a) for a in args)
+                type(args)(self._refs(a, make) for a in args)
                 if type(args) in (list, tuple)
-                else [*map(self._refs, args)]
+                else [*(self._refs(a, make) for a in args)]
             )
         if isinstance(args, dict):
-            return {k: self._refs(v) for k, v in args.items()}
+            return {k: self._refs(v, make) for k, v in args.items()}
         return args
 
     def _refuse(self, fx: Any, name: str, args: tuple[Any, ...]) -> None:
@@ -364,29 +610,36 @@ class _Builder:
         if is_random(fx.target) and "dropout" not in name and bound.get("dropout_p", 1.0) != 0.0:
             raise CaptureError(f"the model draws random numbers ({name})")
 
-    def _on_maps(self, node: Node) -> bool:
-        """Whether a window rule may be applied: a map comes out, and what goes in is maps and
-        constants.
+    def _on_maps(self, kind: Kind, spatial: bool, inputs: Sequence[int]) -> bool:
+        """Whether a window rule may be applied: a map comes out, and what goes in is maps that
+        windows can be cut from, and constants.
         """
-        return node.spatial and all(
-            self.nodes[i].spatial or self._broadcasts(i, node) for i in node.inputs
+        return spatial and all(
+            self.nodes[i].dtype.is_floating_point or not kind.local
+            if self.nodes[i].spatial
+            else self._broadcasts(i, kind)
+            for i in inputs
         )
 
-    def _broadcasts(self, index: int, node: Node) -> bool:
+    def _broadcasts(self, index: int, kind: Kind) -> bool:
         """A constant that is the same at every place of the map."""
         value = self.nodes[index].value
         if not isinstance(self.nodes[index].kind, kinds.Constant) or not isinstance(value, Tensor):
             return False
-        if not isinstance(node.kind, kinds.Join):
+        if not isinstance(kind, kinds.Join):
             return True
         return all(s == 1 for s in value.shape[max(value.ndim - self.axes, 0) :])
 
     @staticmethod
-    def _keeps_off_maps(node: Node) -> bool:
+    def _keeps_off_maps(kind: Kind, spatial: bool) -> bool:
         """Kinds that also mean something on values that are no maps (after a flatten)."""
-        return isinstance(
-            node.kind, kinds.Flat | kinds.Linear | kinds.Pointwise | kinds.GlobalSum
-        ) or (not node.spatial and isinstance(node.kind, kinds.Join))
+        return isinstance(kind, kinds.Flat | kinds.Linear | kinds.Pointwise | kinds.GlobalSum) or (
+            not spatial and isinstance(kind, kinds.Join)
+        )
+
+
+def _itself(x: Tensor) -> Tensor:
+    return x
 
 
 def _values(args: Any, nodes: list[Node]) -> Any:

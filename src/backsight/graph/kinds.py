@@ -574,7 +574,15 @@ _ACTIVATIONS = (
     "relu", "relu6", "hardtanh", "leaky_relu", "elu", "selu", "celu", "silu", "gelu", "mish",
     "sigmoid", "tanh", "hardswish", "hardsigmoid", "softplus", "softsign", "log_sigmoid",
     "threshold", "clamp", "clamp_min", "clamp_max", "exp", "log", "sqrt", "rsqrt", "abs", "square",
-    "pow", "erf",
+    "pow", "erf", "erfc", "exp2", "expm1", "log1p", "log2", "log10", "reciprocal", "sin", "cos",
+    "tan", "sinh", "cosh", "atan", "sign", "floor", "ceil", "round", "trunc", "hardshrink",
+    "softshrink", "logical_not", "isnan", "isinf", "isfinite", "nan_to_num",
+    "zeros_like", "ones_like", "full_like",
+)
+_JOINS = (
+    "where", "masked_fill", "addcmul", "addcdiv", "lerp", "fmod", "remainder", "atan2", "hypot",
+    "eq", "ne", "lt", "le", "gt", "ge", "logical_and", "logical_or", "logical_xor",
+    "bitwise_and", "bitwise_or", "bitwise_xor", "__and__", "__or__", "__xor__",
 )
 _COPIES = (
     "clone", "alias", "dropout", "feature_dropout", "contiguous", "detach", "lift_fresh_copy",
@@ -595,6 +603,8 @@ JOINS: dict[str, Kind] = {
     "div": Join("div", _numerator_varies),
     "maximum": Join("maximum"),
     "minimum": Join("minimum"),
+    "rsub": Sum("rsub"),
+    **{name: Join(name) for name in _JOINS},
 }
 
 # fmt: off

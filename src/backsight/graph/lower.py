@@ -15,8 +15,8 @@ from .packs import Packs
 
 
 def lower(graph: Graph, packs: Packs) -> Graph:
-    """`graph` with ReLUs fused into the convolutions in front of them, and convolution weights laid
-    out for the device.
+    """`graph` with ReLUs fused into the convolutions in front of them, and weights and constant
+    maps laid out for the device.
 
     On the CPU, oneDNN gets its own weight layout and applies the ReLU as it writes; elsewhere
     weights become channels_last. The values are those of the operations one by one. `packs` holds
@@ -38,6 +38,8 @@ def lower(graph: Graph, packs: Packs) -> Graph:
     for node in fused.nodes:
         if isinstance(node.kind, kinds.Convolution) and node.spatial:
             _lay_out(fused, node, packs)
+        elif isinstance(node.kind, kinds.Constant) and node.spatial:
+            node.value = _channels_last(node.value)
     return fused.without_unused()
 
 
@@ -54,12 +56,19 @@ def _lay_out(graph: Graph, node: Node, packs: Packs) -> None:
     constant = graph.nodes[node.args[1].index]
     if constant.value.ndim < 4:
         return
-    form = torch.channels_last if constant.value.ndim == 4 else torch.channels_last_3d
-    laid_out = constant.value.contiguous(memory_format=form)
+    laid_out = _channels_last(constant.value)
     constant.own = constant.own or laid_out is not constant.value
     constant.value = laid_out
     if packs.can_hold(constant.value):
         node.target = _Packed(constant.value, packs)
+
+
+def _channels_last(value: Tensor) -> Tensor:
+    """Channels side by side, as the sweep's windows have them where there are two axes or three."""
+    if value.ndim < 4:
+        return value.contiguous()
+    form = torch.channels_last if value.ndim == 4 else torch.channels_last_3d
+    return value.contiguous(memory_format=form)
 
 
 class _Packed:
