@@ -166,7 +166,7 @@ def readings(
     height, width = photo.shape[:2]
     unit = _PANEL / max(height, width)
     side = max(width * unit, 3.2)
-    figure = _figure((2 * side + 2.6, 2 * max(height * unit, 2.6) + 1.7))
+    figure = _figure((2 * side + 2.6, 2 * max(height * unit, 2.6) + 1.7), padding=0.1)
     panels = figure.subplots(2, 2).ravel()
     panels[0].imshow(photo, interpolation="antialiased")
     edges = [_edges(np.asarray(places, float)) for places in (centres[1], centres[0])]
@@ -182,7 +182,7 @@ def readings(
     )
     heads = ("photo", f"(b) {labels[0]}", f"(a) {labels[1]}", "(d) most probable class")
     for panel, head in zip(panels, heads, strict=True):
-        panel.set_title(head, fontsize=10)
+        panel.set_title(_wrapped(head, 30), fontsize=10)
         panel.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5), xticks=[], yticks=[])
         panel.set_aspect("equal")
         panel.set_facecolor("0.88")
@@ -190,7 +190,7 @@ def readings(
         panels[1:], drawn, ("total activation", "probability"), strict=False
     ):
         # Beside the panel itself: a bar of the column's would stand behind the other row's legend.
-        figure.colorbar(mesh, cax=panel.inset_axes((1.03, 0.0, 0.05, 1.0)), label=label)
+        figure.colorbar(mesh, cax=panel.inset_axes((1.03, 0.04, 0.05, 0.92)), label=label)
     panels[3].legend(
         handles=[Patch(color=paint, label=word) for paint, word in zip(paints, words, strict=True)],
         loc="upper left",
@@ -231,11 +231,13 @@ def _matplotlib() -> Any:
     return matplotlib
 
 
-def _figure(size: tuple[float, float]) -> Figure:
+def _figure(size: tuple[float, float], padding: float = 0.04) -> Figure:
+    """An empty figure of so many inches, with so many around each panel and what belongs to it."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=size, dpi=110, layout="constrained")
+    figure = Figure(figsize=size, dpi=110)
+    figure.set_layout_engine("constrained", w_pad=padding, h_pad=padding)
     FigureCanvasAgg(figure)
     return figure
 
