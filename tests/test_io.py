@@ -1,14 +1,17 @@
-"""Photos of every ordinary kind come out as the same upright uint8 RGB; others get a sentence."""
+"""Photos of every ordinary kind come out as the same upright uint8 RGB, boxes of every kind as the
+same numbers; others get a sentence.
+"""
 
 from __future__ import annotations
 
 import io
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from backsight.io import read_image
+from backsight.io import pictures, read_boxes, read_image
 
 Image = pytest.importorskip("PIL.Image")
 
@@ -132,3 +135,54 @@ def test_pixels_without_a_range_are_refused(tmp_path: Path) -> None:
     Image.fromarray(np.array([[0, 70000]], dtype=np.int32)).save(tmp_path / "i.tif")
     with pytest.raises(ValueError, match="from 0 to 70000"):
         read_image(tmp_path / "i.tif")
+
+
+def test_pictures_of_a_folder_come_by_name(tmp_path: Path) -> None:
+    for name in ("b.png", "a.JPG", "c.webp", "notes.txt", ".hidden.png", "photo"):
+        (tmp_path / name).write_bytes(b"")
+    (tmp_path / "folder.png").mkdir()
+    assert pictures(tmp_path) == [tmp_path / name for name in ("a.JPG", "b.png", "c.webp")]
+    with pytest.raises(ValueError, match=r"expected pictures in the folder .*folder\.png"):
+        pictures(tmp_path / "folder.png")
+    with pytest.raises(ValueError, match=r"cannot read the folder .*none: No such file"):
+        pictures(tmp_path / "none")
+
+
+def test_boxes_of_every_kind_are_the_same(tmp_path: Path) -> None:
+    boxes = np.array([[0, 1, 20, 30], [5, 6, 7, 8]])
+    np.save(tmp_path / "a.npy", boxes.astype(np.uint16))
+    np.save(tmp_path / "floats.npy", boxes.astype(np.float32))
+    (tmp_path / "a.json").write_text(json.dumps(boxes.tolist()))
+    (tmp_path / "a.csv").write_text("0,1,20,30\n5, 6, 7, 8\n\n")
+    (tmp_path / "named.csv").write_text("top,left,bottom,right\r\n0,1,20,30\r\n5,6,7,8\r\n")
+    for name in ("a.npy", "floats.npy", "a.json", "a.csv", "named.csv"):
+        found = read_boxes(tmp_path / name)
+        assert found.dtype == np.int64
+        assert np.array_equal(found, boxes), name
+    (tmp_path / "deep.json").write_text("[[[0, 1, 2, 3], [4, 5, 6, 7]]]")
+    assert read_boxes(tmp_path / "deep.json").shape == (1, 2, 4)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.txt", b"1,2,3,4", r"boxes in a file \.npy, \.json or \.csv, got .*a\.txt"),
+        ("a.json", b"[[1, 2, 3, 4], [5]]", "cannot read the boxes .*inhomogeneous"),
+        ("a.json", b"[[1, 2", "cannot read the boxes"),
+        ("a.json", b'{"a": 1}', "expected boxes of whole pixels"),
+        ("a.json", b"[[1, 2, 3.5, 4]]", "expected boxes of whole pixels"),
+        ("a.csv", b"1,2,3,4\n5,6,x,8\n", "cannot read the boxes .*'x'"),
+        ("a.csv", b"\xff\xfe", "cannot read the boxes"),
+        ("a.npy", b"garbage", "cannot read the boxes"),
+        ("a.npy", b"", "cannot read the boxes"),
+    ],
+)
+def test_what_is_no_list_of_boxes_is_refused(
+    tmp_path: Path, name: str, content: bytes, message: str
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=message) as raised:
+        read_boxes(tmp_path / name)
+    assert "\n" not in str(raised.value)
+    with pytest.raises(ValueError, match="No such file"):
+        read_boxes(tmp_path / "none.csv")

