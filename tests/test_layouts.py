@@ -457,7 +457,7 @@ def test_barriers_are_named() -> None:
     names = {
         "vit": ("flatten", "scaled_dot_product_attention at attention", "permute at attention"),
         "rows": ("matmul", "matmul"),
-        "windowed": ("roll", "view", "roll", *["slice"] * 8),
+        "windowed": ("roll", "view", "roll", *["slice"] * 8, "linear at merge"),
         "transposed": ("avg_pool2d",),
         "norm_of_maps": ("layer_norm",),
     }
