@@ -19,6 +19,7 @@ from .aten import Call, Entry, Parts, bind, entry, is_random, operation, parts
 from .kinds import Kind
 from .layouts import InLayout, Layout
 from .node import Graph, Node, Ref, references, substitute
+from .twin import twin
 
 
 class CaptureError(Exception):
@@ -44,7 +45,7 @@ def capture(
         CaptureError: torch.export cannot capture the model, or what it captured is no function of
         one image tensor.
     """
-    module = model if isinstance(model, nn.Module) else _Function(model)
+    module = twin(model) if isinstance(model, nn.Module) else _Function(model)
     # Two samples: a batch of one would be baked into views.
     example = torch.zeros((2, *shape), dtype=dtype, device=device)
     # With two samples each, whatever the batch that came.
