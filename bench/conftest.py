@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -38,11 +39,35 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     session.config.stash[COLLECTED] = {Path(item.path).name for item in session.items}
 
 
+def add_random_graphs(report: Report) -> None:
+    """What the long run of tests/test_occlusion_oracle.py (marked slow) has left."""
+    files = sorted((HERE / "results" / "random_graphs").glob("*.json"))
+    found = [json.loads(file.read_text()) for file in files]
+    if found:
+        seeds = [f"{f['first']}-{f['first'] + f['graphs'] - 1}" for f in found]
+        report.add(
+            "Random graphs against the fp64 oracle",
+            {
+                "seeds": f"{len(seeds)} runs: {seeds[0]} ... {seeds[-1]}",
+                "graphs": str(sum(f["graphs"] for f in found)),
+                "moved by their boxes": str(sum(f["moved"] for f in found)),
+                "largest error, fp32": f"{max(f['fp32'] for f in found):.0e}",
+                "largest error, fp64": f"{max(f['fp64'] for f in found):.0e}",
+            },
+        )
+        report.remark(
+            "Random graphs against the fp64 oracle",
+            "Errors as a share of the largest |drop| of each graph; the tests allow 1e-3 and 1e-9. "
+            "Not timed: from the last run of `pytest -m slow tests/test_occlusion_oracle.py`.",
+        )
+
+
 def pytest_terminal_summary(
     terminalreporter: pytest.TerminalReporter, config: pytest.Config
 ) -> None:
     if not REPORT.sections:
         return
+    add_random_graphs(REPORT)
     text = REPORT.markdown()
     terminalreporter.write_line("")
     terminalreporter.write_line(text)

@@ -34,7 +34,7 @@ class Case:
         return f"{self.name} {self.size} {self.window}/{self.stride} fp32"
 
 
-CASES = [Case("ResNet-50", resnet50, 512, 32, 32, 5.0, (1, 4, 8, 16), 16)]
+CASES = [Case("ResNet-50", resnet50, 512, 32, 32, 6.0, (1, 4, 8, 16), 16)]
 if QUICK:
     CASES = [Case("SqueezeNet 1.1 quick", squeezenet1_1, 512, 32, 32, 2.0, (4, 8), 8)]
 

@@ -15,7 +15,7 @@ import torch
 import backsight
 from harness import QUICK, Report, build, duration, has_amx, photo
 from nets import resnet18, resnet50, squeezenet1_1, vgg16
-from sweeps import Case, sweep_row
+from sweeps import ARCHITECTURES, Case, sweep_row
 
 # With stride 64 and window 32 the last "clip" boxes of a 1024 image are empty, which flatters a
 # sweep: those cases use "drop", and one of them is shown on the default grid too.
@@ -25,7 +25,8 @@ CASES = [
     Case("VGG16", vgg16, 1024, 32, 64, 90.0, (1, 2), 2, (1, 8), "drop"),
     Case("VGG16", vgg16, 1024, 32, 64, 90.0, (1,), 2, ()),
     Case("ResNet-50", resnet50, 1024, 32, 64, 20.0, (1, 2, 4), 4, (1, 8), "drop"),
-    Case("SqueezeNet 1.1", squeezenet1_1, 1024, 32, 16, "flops", (1, 4, 8), 8, (1, 8)),
+    Case("SqueezeNet 1.1", squeezenet1_1, 1024, 32, 16, 1.0, (1, 4, 8), 8, (1, 8), share=0.9),
+    *ARCHITECTURES,
 ]
 BF16 = [
     Case("VGG16", vgg16, 1024, 32, 64, 90.0, (1, 2), 2, (), "drop", torch.bfloat16),
@@ -35,7 +36,7 @@ if QUICK:
     CASES = [
         Case("VGG16 quick", lambda: vgg16(width=0.5), 224, 16, 16, 8.0, (1, 8), 8, (8,)),
         Case("ResNet-18 quick", resnet18, 224, 16, 16, 2.2, (8,), 16, (8,)),
-        Case("SqueezeNet 1.1 quick", squeezenet1_1, 512, 32, 32, "flops", (4,), 8, (8,)),
+        Case("SqueezeNet 1.1 quick", squeezenet1_1, 512, 32, 32, 1.0, (4,), 8, (8,), share=0.9),
     ]
     BF16 = BF16[:0]
 

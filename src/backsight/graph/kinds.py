@@ -276,9 +276,9 @@ def _numerator_varies(node: Node, varying: list[int]) -> bool:
 
 
 class Convolution(Kind):
-    """Arguments (x, weight, bias, stride, padding, dilation, groups, relu).
+    """Arguments (x, weight, bias, stride, padding, dilation, groups, activation).
 
-    Padding per axis, or "same" or "valid"; `relu` says that a ReLU follows and was fused
+    Padding per axis, or "same" or "valid"; `activation` is one that follows and was fused
     (graph/lower.py).
     """
 
@@ -294,10 +294,10 @@ class Convolution(Kind):
         padding: list[int] | str,
         dilation: list[int],
         groups: int,
-        relu: bool = False,
+        activation: Callable[[Tensor], Tensor] | None = None,
     ) -> Tensor:
         out = _CONV[len(stride)](x, weight, bias, stride, padding, dilation, groups)
-        return out.relu_() if relu else out
+        return activation(out) if activation else out
 
     def rules(self, node: Node, nodes: Sequence[Node]) -> tuple[Rules | None, ...]:
         x, weight, _, stride, padding, dilation, *_ = node.args
@@ -471,9 +471,11 @@ class GlobalSum(Kind):
     ) -> Any:
         x, keepdim = node.args
         changed = values[x.index]
-        # Outside the window nothing changed, so the window's sum is the map's.
-        axes = tuple(range(2, changed.ndim))
-        return changed.sum(dim=axes, keepdim=keepdim, dtype=torch.float64)
+        # Outside the window nothing changed, so the window's sum is the map's. Lines of it are
+        # summed as they are: the conversion to fp64 would take longer than all sums.
+        lines = changed.sum(-1, keepdim=keepdim)
+        axes = tuple(range(2, lines.ndim))
+        return lines.sum(dim=axes, keepdim=keepdim, dtype=torch.float64) if axes else lines.double()
 
 
 class GlobalMean(GlobalSum):

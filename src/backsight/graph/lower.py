@@ -1,4 +1,4 @@
-"""Make a graph fast where it runs: fused ReLUs, weights laid out once for the library that
+"""Make a graph fast where it runs: fused activations, weights laid out once for the library that
 convolves.
 """
 
@@ -10,15 +10,16 @@ import torch
 from torch import Tensor
 
 from . import kinds
+from .activations import Activation, activation_of
 from .node import Graph, Node, Ref, substitute
 from .packs import Packs
 
 
 def lower(graph: Graph, packs: Packs) -> Graph:
-    """`graph` with ReLUs fused into the convolutions in front of them, and weights and constant
-    maps laid out for the device.
+    """`graph` with activations fused into the convolutions in front of them, and weights and
+    constant maps laid out for the device.
 
-    On the CPU, oneDNN gets its own weight layout and applies the ReLU as it writes; elsewhere
+    On the CPU, oneDNN gets its own weight layout and applies activations as it writes; elsewhere
     weights become channels_last. The values are those of the operations one by one. `packs` holds
     the laid-out weights.
     """
@@ -29,8 +30,9 @@ def lower(graph: Graph, packs: Packs) -> Graph:
         if not (isinstance(node.kind, kinds.Convolution) and node.spatial):
             continue
         readers = [nodes[i] for i in consumers[node.index]]
-        if len(readers) == 1 and readers[0].kind.name == "relu" and node.index != graph.output:
-            node.args = (*node.args[:7], True)
+        activation = activation_of(readers[0]) if len(readers) == 1 else None
+        if activation is not None and node.index != graph.output:
+            node.args = (*node.args[:7], activation)
             node.module, node.name = readers[0].module, node.name
             to[readers[0].index] = node.index
     redirected = [_redirect(n, to) for n in nodes]
@@ -87,10 +89,12 @@ class _Packed:
         padding: list[int] | str,
         dilation: list[int],
         groups: int,
-        relu: bool = False,
+        activation: Activation | None = None,
     ) -> Tensor:
         if isinstance(padding, str) or not x.numel():
-            return kinds.Convolution.of(x, weight, bias, stride, padding, dilation, groups, relu)
+            plain = kinds.Convolution.of
+            return plain(x, weight, bias, stride, padding, dilation, groups, activation)
+        fused = activation or Activation("none")
         shape = list(x.shape)
         packed = self.packs.get(
             self.weight,
@@ -100,6 +104,15 @@ class _Packed:
             ),
         )
         out: Tensor = torch.ops.mkldnn._convolution_pointwise(
-            x, packed, bias, padding, stride, dilation, groups, "relu" if relu else "none", [], ""
+            x,
+            packed,
+            bias,
+            padding,
+            stride,
+            dilation,
+            groups,
+            fused.name,
+            list(fused.numbers),
+            fused.algorithm,
         )
         return out

@@ -237,19 +237,23 @@ class _Batch:
                 continue
             node = nodes[step.node]
             values = {i: self._value(i, step, node.kind.outside(node)) for i in node.inputs}
-            if node.kind.by_difference:
+            if node.kind.by_difference and not self._is_whole(step):
                 (source,) = (i for i in step.reads if nodes[i].varies)
                 values[source] = _minus(values[source], self._base(source))
                 change = node.kind.difference(node, nodes, values, {}, None)
                 base = self._base(step.node)
                 self.live[step.node] = (base + change).to(base.dtype)
-            elif step.whole:
+            elif step.whole or node.kind.by_difference:
                 self.live[step.node] = node.kind.whole(node, values)
             else:
                 reads = {i: self.where(w) for i, w in step.reads.items()}
                 out = self.where(self.windows[step.node])
                 self.live[step.node] = node.kind.windows(node, values, reads, out)
             self._free(step)
+
+    def _is_whole(self, step: Step) -> bool:
+        """Whether all maps that a step reads are here whole."""
+        return all(w.size == self.nodes[i].extent for i, w in step.reads.items())
 
     def frontier(self, nodes: Sequence[int]) -> dict[int, Tensor]:
         """The values that the head starts from; maps are put together whole."""
@@ -404,5 +408,5 @@ class _Batch:
 
 def _minus(value: Tensor, base: Tensor) -> Tensor:
     """What has changed, in fp32 at least: the subtraction of two neighbours rounds that little."""
-    wide = torch.promote_types(value.dtype, torch.float32)
-    return base.to(wide).neg_().add_(value)
+    base = base.to(torch.promote_types(value.dtype, torch.float32))
+    return torch.sub(value, base, out=base)
