@@ -21,7 +21,7 @@ from nets import NETS, random_images, seeded
 # Of the largest attribution.
 CLOSE = 1e-5
 # The most rows that a sweep by windows sends through the model itself, to check what it captured.
-OWN_ROWS = 5
+OWN_ROWS = 6
 
 
 class Counted(nn.Module):
@@ -306,13 +306,13 @@ def others() -> dict[str, Case]:
         "arguments": Case(
             made(Scaled),
             small,
-            rows=7,
+            rows=8,
             arguments={**pixel, "target": 1, "additional_forward_args": weight},
         ),
         "arguments-more": Case(
             made(Scaled),
             small,
-            rows=7,
+            rows=8,
             arguments={
                 **pixel,
                 "target": [1, 4],
@@ -323,7 +323,7 @@ def others() -> dict[str, Case]:
         "arguments-64": Case(
             made(Scaled),
             small,
-            rows=7,
+            rows=8,
             arguments={**pixel, "target": None, "additional_forward_args": (weight, 0.5)},
             dtype=torch.float64,
         ),

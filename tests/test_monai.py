@@ -18,7 +18,7 @@ from backsight.monai import OcclusionSensitivity
 from nets import NETS, random_images, seeded
 
 #: Rows that a sweep by windows sends through the model itself: to check what it captured.
-OWN_ROWS = 5
+OWN_ROWS = 6
 
 
 class Counted(nn.Module):

@@ -1,6 +1,6 @@
 """A model captured as our own node table."""
 
-from .capture import CaptureError, capture, refuse_training
+from .capture import CaptureError, RefusedError, capture, refuse_training
 from .fields import is_aside, is_fixed, projective_fields, receptive_field, window_reads
 from .fold import fold_batch_norms
 from .lower import lower
@@ -13,6 +13,7 @@ __all__ = [
     "Node",
     "Packs",
     "Ref",
+    "RefusedError",
     "capture",
     "fold_batch_norms",
     "is_aside",

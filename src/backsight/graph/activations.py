@@ -41,7 +41,8 @@ _APPLIED: dict[str, Callable[..., Tensor]] = {
 def activation_of(node: Node) -> Activation | None:
     """The activation that `node` is of its input, if it is one that a convolution can apply."""
     make = _KNOWN.get(node.kind.name)
-    return make(bind(node.target, node.args, node.kwargs)) if make else None
+    bound = bind(node.target, node.args, node.kwargs)
+    return make(bound) if make and bound else None
 
 
 _KNOWN: dict[str, Callable[[dict[str, Any]], Activation]] = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -98,6 +99,10 @@ def is_random(target: Any) -> bool:
 
 def entry(call: Call) -> Entry:
     """The entry for a call; a barrier for what no translator below knows or wants."""
+    dimensions = re.fullmatch(r".*([123])d", call.name)
+    if call.on_map and dimensions and int(dimensions[1]) != call.axes:
+        # To torch this is one image without a batch.
+        return (kinds.BARRIER, *call.as_it_is)
     translate = _TRANSLATORS.get(call.name.rstrip("123d") if call.on_map else call.name)
     found = translate(call) if translate else None
     if found is None and (translate := _TRANSLATORS.get(call.name)) is not None:

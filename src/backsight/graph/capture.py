@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from . import cells, kinds, resampling
 from .aten import Call, Entry, Parts, bind, entry, is_random, operation, parts
+from .fields import is_aside
 from .kinds import Kind
 from .layouts import InLayout, Layout
 from .node import Graph, Node, Ref, references, substitute
@@ -97,8 +98,12 @@ class _Function(nn.Module):
         return self._function(images, *sides)
 
 
+class RefusedError(ValueError):
+    """A model that has no score of its own for each image."""
+
+
 def refuse_training(module: str, what: str) -> None:
-    raise ValueError(
+    raise RefusedError(
         f"expected a model in evaluation mode, got {what} in training mode"
         f"{f' at {module!r}' if module else ''}: call model.eval() first"
     )
@@ -228,6 +233,12 @@ class _Builder:
             )
         if not self.nodes[output].varies:
             raise CaptureError("the output does not depend on the image")
+        for node in self.nodes:
+            for i in node.inputs:
+                if node.varies and is_aside(self.nodes[i]) and not self.nodes[i].batched:
+                    raise CaptureError(
+                        f"{node.label} reads a side input whose first axis is not the batch"
+                    )
         return Graph(self.nodes, image, output, self.axes, tuple(sides)).without_unused()
 
     def _state(self, name: str) -> Tensor:
@@ -276,6 +287,8 @@ class _Builder:
         value = fx.meta.get("val")
         if isinstance(value, Tensor) and self._is_batched(value):
             self.batch_first.add(fx.name)
+        elif not self.nodes[index].spatial:
+            self.nodes[index].batched = False
 
     def _is_batched(self, value: Tensor) -> bool:
         return value.ndim > 0 and str(value.shape[0]) == str(self.batch)
@@ -319,6 +332,7 @@ class _Builder:
         inputs = tuple(references((args, kwargs)))
         name = operation(fx.target)
         if isinstance(fx.meta.get("val"), torch.SymInt | torch.SymFloat | torch.SymBool):
+            self._check_size(fx)
             self._add(
                 fx,
                 kinds.SIZE,
@@ -330,7 +344,10 @@ class _Builder:
             )
             return
         fixed = all(isinstance(self.nodes[i].kind, kinds.Constant) for i in inputs)
-        if fixed and isinstance(fx.meta.get("val"), Tensor) and not is_random(fx.target):
+        made = fx.meta.get("val")
+        tensors = made if isinstance(made, list | tuple) else [made]
+        all_tensors = all(isinstance(t, Tensor) for t in tensors)
+        if fixed and all_tensors and not is_random(fx.target):
             with torch.no_grad():
                 value = fx.target(*_values(args, self.nodes), **_values(kwargs, self.nodes))
             self._constant(fx, value)
@@ -515,6 +532,13 @@ class _Builder:
         if spatial and kind.local and not (call.dtype and call.dtype.is_floating_point):
             fits = False  # no windows of it could be spliced
         return (kind if fits else kinds.BARRIER), target, args, kwargs
+
+    def _check_size(self, fx: Any) -> None:
+        """A number in the graph must be the batch size, or come from it alone."""
+        if any(isinstance(a.meta.get("val"), Tensor) for a in fx.all_input_nodes) and (
+            str(fx.meta["val"]) != str(self.batch)
+        ):
+            raise CaptureError(f"the model computes a number from a tensor ({fx.name})")
 
     def _aten_call(self, call: cells.Call, indices: Sequence[int]) -> Call:
         args, kwargs = (substitute(a, lambda k: Ref(indices[k])) for a in (call.args, call.kwargs))

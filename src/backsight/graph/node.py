@@ -30,8 +30,9 @@ class Node:
     `shape` is the shape of one sample, batch axis left out: (channels, *spatial) for a map.
     `spatial` says that the value is a map over the image's D axes, so that windows of it exist.
     `rules` holds, for each input that is a map, one axis rule per spatial axis; None for inputs
-    that are not. `varies` says that the value depends on the image, and not on side inputs and
-    constants alone. `own` marks a constant made here, beside the model's own parameters.
+    that are not. `batched` says that the first axis of the value is the batch. `varies` says that
+    the value depends on the image, and not on side inputs and constants alone. `own` marks a
+    constant made here, beside the model's own parameters.
     """
 
     index: int
@@ -44,6 +45,7 @@ class Node:
     shape: tuple[int, ...] = ()
     dtype: torch.dtype = torch.float32
     spatial: bool = False
+    batched: bool = True
     varies: bool = True
     module: str = ""
     operation: str = ""

@@ -11,6 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+#: More shapes than this are not remembered.
+_MANY = 10_000
+
 
 class Packs:
     """Convolution weights in oneDNN's own layouts, the least recently used dropped beyond `limit`
@@ -40,6 +43,8 @@ class Packs:
             if layout is not None and (id(weight), layout) in self._kept:
                 self._kept.move_to_end((id(weight), layout))
                 return self._kept[id(weight), layout][0]
+            if len(self._layouts) > _MANY:
+                self._layouts.clear()
             packed = pack()
             layout = torch.ops.mkldnn._get_mkldnn_serialized_md(packed).numpy().tobytes()
             self._layouts[id(weight), shape] = layout

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from math import prod
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
@@ -20,7 +21,7 @@ from ..sweep.allocator import give_back
 from ..sweep.call import Call, Model, Output
 from ..sweep.content import Content, Inpainting, Picture
 from ..sweep.grid import Grid, explicit, grid, per_axis, with_channels
-from ..sweep.models import Prepared, prepare, verify
+from ..sweep.models import Prepared, check_fit, forget, prepare, verify
 from ..sweep.plain import run_plain
 from ..sweep.plan import Plan, plan_plain, plan_windows
 from ..sweep.precision import full_precision
@@ -134,7 +135,10 @@ def occlusion(
         )
     with torch.no_grad(), _alone(images.device):
         prepared = task.prepared()
-        verify(prepared, task.call, images)
+        if not verify(prepared, task.call, images):
+            forget(task.call)
+            prepared = task.prepared()
+            verify(prepared, task.call, images)
         give_back()
         todo = task.plan(prepared)
         _check_fits(todo)
@@ -199,17 +203,18 @@ class _Task:
             )
         if targets is not None and top is not None:
             raise ValueError("expected either targets or top, got both")
-        if top is not None and (not isinstance(top, int) or top < 1):
+        if score is not None and not callable(score):
+            raise ValueError(f"expected score to be a function, got {score!r}")
+        if top is not None and (not isinstance(top, int) or isinstance(top, bool) or top < 1):
             raise ValueError(f"expected top to be a positive integer, got {top!r}")
-        if targets is not None and not len(targets):
-            raise ValueError("expected at least one target, got none")
+        chosen = None if targets is None else _targets(targets)
         self.call = Call(model, _arguments(additional_forward_args), images, output, layer)
+        if self.call.owner is not None:
+            check_fit(self.call.owner, images)
         if region is not None:
             self.call.in_region(_weights(region, self.call, images), probability)
             probability = None
-        self.readout = Readout(
-            probability, score, None if targets is None else tuple(map(int, targets)), top
-        )
+        self.readout = Readout(probability, score, chosen, top)
 
     def prepared(self) -> Prepared:
         return prepare(self.call, self.images)
@@ -282,8 +287,18 @@ def _check_images(images: Any) -> None:
 
 
 def _arguments(given: Any) -> tuple[Any, ...]:
-    """Like Captum, one argument may come without a tuple around it."""
+    """As in Captum, one argument may come without a tuple around it, and None is none."""
+    if given is None:
+        return ()
     return tuple(given) if isinstance(given, tuple | list) else (given,)
+
+
+def _targets(given: Any) -> tuple[int, ...]:
+    values = given.tolist() if isinstance(given, Tensor) else given
+    whole = isinstance(values, Sequence) and not isinstance(values, str)
+    if not whole or not values or not all(isinstance(t, int | np.integer) for t in values):
+        raise ValueError(f"expected targets as output indices, one or more, got {given!r}")
+    return tuple(map(int, values))
 
 
 def _positions(
@@ -320,7 +335,12 @@ def _content(baseline: Baseline, images: Tensor) -> Content:
             names = ", ".join(map(repr, (*_NAMED, "inpaint")))
             raise ValueError(f"expected a baseline number, tensor or {names}, got {baseline!r}")
         return Picture(_NAMED[baseline](images).expand_as(images))
-    content = torch.as_tensor(baseline, dtype=images.dtype, device=images.device).detach()
+    try:
+        content = torch.as_tensor(baseline, dtype=images.dtype, device=images.device).detach()
+    except (TypeError, ValueError, RuntimeError):
+        raise ValueError(
+            f"expected a baseline of numbers or its name, got {type(baseline).__name__}"
+        ) from None
     if content.ndim == 1 and len(content) == images.shape[1]:
         content = content.view(1, -1, *[1] * axes)
     try:
@@ -366,8 +386,12 @@ def _weights(region: Tensor | str, call: Call, images: Tensor) -> Tensor:
                 f" got {tuple(mask.shape)}"
             )
         mask = mask.expand(len(images), *size)[:, None]
-        if not bool(mask.flatten(1).any(1).all()):
-            raise ValueError("expected a region that holds a pixel of each image, got an empty one")
-    weights = mask.to(images.dtype)
+        if not bool((mask.double().flatten(1).sum(1) > 0).all()):
+            raise ValueError(
+                "expected a region that holds a pixel of each image (weights of a sum above 0),"
+                " got an empty one"
+            )
+    # A class that is predicted nowhere keeps weights of zero.
+    weights = mask.double()
     total = weights.sum(tuple(range(2, weights.ndim)), keepdim=True)
-    return weights / torch.where(total == 0, torch.ones_like(total), total)
+    return (weights / torch.where(total == 0, torch.ones_like(total), total)).to(images.dtype)

@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .fingerprint import Marks
+
 Model = Callable[..., Any]
 
 #: An output's key, attribute or index.
@@ -43,6 +45,10 @@ class Call(nn.Module):
         layer: str | None = None,
     ) -> None:
         super().__init__()
+        if not callable(model):
+            raise ValueError(f"expected a model that can be called, got {type(model).__name__}")
+        if output is not None and not isinstance(output, str | int):
+            raise ValueError(f"expected output to be a key, a name or an index, got {output!r}")
         self.model = unwrapped(model)
         self.output = output
         self.layer = layer
@@ -89,6 +95,8 @@ class Call(nn.Module):
         return (found * sides[-1]).sum(tuple(range(2, found.ndim)))
 
     def _named(self, layer: str) -> nn.Module:
+        if not isinstance(layer, str):
+            raise ValueError(f"expected layer to be a module's name, got {layer!r}")
         if not isinstance(self.model, nn.Module):
             raise ValueError(f"expected a module to find the layer {layer!r} in, got a function")
         known = dict(self.model.named_modules())
@@ -126,15 +134,10 @@ class Call(nn.Module):
         """The user's module, where the model is one."""
         return self.model if isinstance(self.model, nn.Module) else None
 
-    def mark(self) -> tuple[Any, ...]:
+    def mark(self, marks: Marks) -> tuple[Any, ...]:
         """What else than the model and the images a captured graph depends on."""
         sides = tuple((tuple(s.shape[1:]), s.dtype) for s in self.sides)
-        rest = tuple(
-            (tuple(r.shape), r.dtype, float(r.detach().double().sum()), id(r))
-            if isinstance(r, Tensor)
-            else repr(r)
-            for r in self.rest
-        )
+        rest = tuple(map(marks.value, self.rest))
         region = self.regional, self.probability
         return sides, rest, self.output, self.layer, region, self.autocast
 

@@ -157,7 +157,12 @@ def explicit(boxes: Tensor | Sequence[Sequence[int]], shape: Sequence[int]) -> G
             (positions, boxes, 2·D) for several per position.
         shape: (channels, *spatial) of an image.
     """
-    table = torch.as_tensor(boxes).detach().cpu()
+    try:
+        table = torch.as_tensor(boxes).detach().cpu()
+    except (TypeError, ValueError, RuntimeError):
+        raise ValueError(
+            f"expected boxes as a table of integers, got {type(boxes).__name__}"
+        ) from None
     axes = len(shape) - 1
     width = table.shape[-1] if table.ndim else 0
     fits = (table.ndim == 2 and width in (2 * axes, 2 * axes + 2)) or (

@@ -5,14 +5,25 @@ from __future__ import annotations
 import os
 import threading
 import weakref
+from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..graph import CaptureError, Graph, Packs, capture, fold_batch_norms, lower, refuse_training
+from ..graph import (
+    CaptureError,
+    Graph,
+    Packs,
+    RefusedError,
+    capture,
+    fold_batch_norms,
+    lower,
+    refuse_training,
+)
 from .call import Call
+from .fingerprint import Marks
 from .plain import check_scores, scores_of
 
 #: How far a replay may lie from the model's own output, relative to its largest score: folding
@@ -20,10 +31,16 @@ from .plain import check_scores, scores_of
 _AGREE = {torch.float64: 1e-9, torch.float32: 1e-3, torch.float16: 2e-2, torch.bfloat16: 1e-1}
 
 
+#: Captured graphs that are kept per model: one for each size of image, layer, ...
+_KEPT = 4
+
+
 @dataclass
 class Prepared:
     """A captured graph, or the reason why there is none; the shape of one output; weights laid
     out; and plans made for it.
+
+    `watched`: whether every change of the model would be noticed by its fingerprint.
     """
 
     graph: Graph | None
@@ -31,10 +48,11 @@ class Prepared:
     shape: tuple[int, ...]
     packs: Packs = field(default_factory=Packs)
     plans: dict[Any, Any] = field(default_factory=dict)
+    watched: bool = True
     verified: bool = False
 
 
-_known: weakref.WeakKeyDictionary[Any, dict[Any, Prepared]] = weakref.WeakKeyDictionary()
+_known: weakref.WeakKeyDictionary[Any, OrderedDict[Any, Prepared]] = weakref.WeakKeyDictionary()
 _lock = threading.RLock()
 
 
@@ -53,26 +71,33 @@ def prepare(call: Call, images: Tensor) -> Prepared:
     has changed.
     """
     model = call.owner
-    if model is None:
-        return _captured(call, images)  # what a function refers to cannot be watched
-    check_fit(model, images)
-    key = (
-        tuple(images.shape[1:]),
-        images.dtype,
-        str(images.device),
-        call.mark(),
-        _fingerprint(model),
-    )
     with _lock:
-        entries = _known.setdefault(model, {})
+        if model is None:
+            return _captured(call, images)  # what a function refers to cannot be watched
+        check_fit(model, images)
+        marks = Marks()
+        # A change of the weights or of the model makes all that was captured before useless.
+        state = marks.module(model)
+        asked = tuple(images.shape[1:]), images.dtype, str(images.device), call.mark(marks)
+        entries = _known.setdefault(model, OrderedDict())
+        for old in [k for k in entries if k[0] != state]:
+            del entries[old]
+        key = state, asked
         if key not in entries:
             check_finite(model)
-            # Another fingerprint means that the weights have changed: what was captured before is
-            # of no use.
-            for old in [k for k in entries if k[-1] != key[-1]]:
-                del entries[old]
             entries[key] = _captured(call, images)
+            entries[key].watched = marks.complete
+        entries.move_to_end(key)
+        while len(entries) > _KEPT:
+            entries.popitem(last=False)
         return entries[key]
+
+
+def forget(call: Call) -> None:
+    """Drop what was captured of a model."""
+    with _lock:
+        if call.owner is not None:
+            _known.pop(call.owner, None)
 
 
 def _captured(call: Call, images: Tensor) -> Prepared:
@@ -80,12 +105,20 @@ def _captured(call: Call, images: Tensor) -> Prepared:
     try:
         shape = tuple(images.shape[1:])
         graph = capture(call, shape, images.dtype, images.device, call.sides, within="model")
-    except CaptureError as error:
+        graph = lower(fold_batch_norms(graph), packs)
+    except RefusedError:
+        raise
+    except Exception as error:
+        # Whatever a model does that the graph has no place for, it runs as it is.
+        told = str(error) if isinstance(error, CaptureError) else _sentence(error)
         output = _own(call, images)
         scores_of(output, 1)
-        return Prepared(None, str(error), tuple(output.shape[1:]))
-    graph = lower(fold_batch_norms(graph), packs)
+        return Prepared(None, told, tuple(output.shape[1:]))
     return Prepared(graph, None, graph.nodes[graph.output].shape, packs)
+
+
+def _sentence(error: Exception) -> str:
+    return f"{type(error).__name__} while it was captured: {error}"[:200]
 
 
 def _own(call: Call, images: Tensor) -> Tensor:
@@ -99,19 +132,26 @@ def _own(call: Call, images: Tensor) -> Tensor:
     return output
 
 
-def verify(prepared: Prepared, call: Call, images: Tensor) -> None:
-    """Compare the captured graph's output for the first image with the model's own, once.
+def verify(prepared: Prepared, call: Call, images: Tensor) -> bool:
+    """Compare the captured graph's output for the first image with the model's own: once, or at
+    every call for a model that may change unseen.
 
     A graph that does not reproduce it is dropped, and the model runs plainly.
+
+    Returns:
+        False for a graph that did reproduce the model and no longer does: the model has changed.
 
     Raises:
         ValueError: the model changes its input in place, or its scores for an image depend on
             chance or on the rest of the batch.
     """
     with _lock:
-        if prepared.verified:
-            return
+        if prepared.verified and (prepared.watched or prepared.graph is None):
+            return True
         own = scores_of(_own(call, images), 1)
+        if prepared.verified:
+            assert prepared.graph is not None
+            return _agrees(prepared.graph, call, images, own)
         check_scores(own)
         if not _close(scores_of(_own(call, images), 1), own):
             raise ValueError(
@@ -123,18 +163,23 @@ def verify(prepared: Prepared, call: Call, images: Tensor) -> None:
             prepared.reason = "the captured graph does not compute what the model does"
             prepared.plans.clear()
         prepared.verified = True
+        return True
 
 
 def _check_independence(call: Call, images: Tensor, own: Tensor) -> None:
     """Refuse a model whose scores for an image depend on what stands beside it in the batch."""
-    other = images[:1].flip(-1) * 0.5
+    image = images[:1]
     sides = [torch.cat([side[:1], side[:1]]) for side in call.sides]
-    scores = scores_of(call(torch.cat([images[:1], other]), *sides), 2)[:1]
-    if not _close(scores, own):
-        raise ValueError(
-            "expected a model that scores each image by itself,"
-            " got other scores for the same image in another batch"
-        )
+    # Neighbours with a weaker picture, and with larger and smaller values than any of the image.
+    sign = 1.0 - 2.0 * (torch.arange(image.shape[-1], device=image.device) % 2).to(image.dtype)
+    strong = sign * (3 * image.flip(-1).abs() + image.abs().mean() + 1)
+    for other in (image.flip(-1) * 0.5, strong):
+        scores = scores_of(call(torch.cat([image, other]), *sides), 2)[:1]
+        if not _close(scores, own):
+            raise ValueError(
+                "expected a model that scores each image by itself,"
+                " got other scores for the same image in another batch"
+            )
 
 
 def _close(scores: Tensor, own: Tensor) -> bool:
@@ -143,45 +188,11 @@ def _close(scores: Tensor, own: Tensor) -> bool:
 
 
 def _agrees(graph: Graph, call: Call, images: Tensor, own: Tensor) -> bool:
-    replayed = graph(images[:1], *(side[:1] for side in call.sides)).reshape(1, -1)
-    return replayed.shape == own.shape and _close(replayed, own)
-
-
-def _fingerprint(model: nn.Module) -> Any:
-    """Changes when a parameter, a buffer, a layer, a hook or an attribute of the model does."""
-    modules = []
-    for name, module in model.named_modules():
-        entries = vars(module).items()
-        others = [(k, v) for k, v in entries if k not in ("_parameters", "_buffers", "_modules")]
-        modules.append((name, type(module), *((k, _mark(v)) for k, v in others)))
-    tensors = (*model.parameters(), *model.buffers())
-    return (*modules, *map(_mark, tensors))
-
-
-def _mark(value: object) -> Any:
-    """A hashable stand-in for a value that differs when the value does."""
-    if isinstance(value, Tensor):
-        version = None if value.is_inference() else value._version
-        return id(value), value.data_ptr(), version, _sums(value)
     try:
-        hash(value)
-    except TypeError:
-        return repr(value)
-    return value
-
-
-def _sums(tensor: Tensor) -> tuple[float, ...]:
-    """A sum of all values, and one of every thirteenth: edits through `.data` leave no other trace,
-    and channels that changed places only the second (few have a multiple of 13 weights).
-    """
-    if not tensor.numel():
-        return ()
-    dtype = torch.float32 if tensor.is_floating_point() and tensor.dtype.itemsize < 4 else None
-    values = tensor.detach()
-    form = torch.channels_last if values.ndim == 4 else torch.contiguous_format
-    dense = values.is_contiguous() or values.is_contiguous(memory_format=form)
-    flat = values.as_strided((values.numel(),), (1,)) if dense else values.flatten()
-    return float(flat.sum(dtype=dtype)), float(flat[::13].sum(dtype=dtype))
+        replayed = graph(images[:1], *(side[:1] for side in call.sides)).reshape(1, -1)
+    except Exception:
+        return False  # what cannot be replayed reproduces nothing
+    return replayed.shape == own.shape and _close(replayed, own)
 
 
 def check_fit(model: nn.Module, images: Tensor) -> None:

@@ -53,12 +53,14 @@ def run_plain(
 def _occluded(plan: Plan, image: Tensor, rows: Tensor, content: Content, count: int) -> Tensor:
     """`count` copies of an image, the first of them with the boxes of `rows` filled."""
     grid, device = plan.grid, image.device
-    size = tuple(image.shape[1:])
+    size = tuple(image.shape)
     if isinstance(content, Picture) and grid.parts is None and grid.channels is None:
         boxes = torch.zeros(count, grid.boxes.shape[1], dtype=torch.int64)
         boxes[: len(rows)] = grid.boxes[rows]
         return ops.occlude(image[None], boxes.to(device), content.picture)
     copies = image.expand(count, *size).clone()
+    if not len(rows):
+        return copies
     where = Where(torch.zeros(len(rows), len(size) - 1, dtype=torch.int64, device=device), size[1:])
     at = torch.zeros(len(rows), dtype=torch.int64, device=device)
     filler = content.windows(at, grid.boxes[rows].to(device), where)

@@ -42,6 +42,10 @@ class Readout:
         if self.probability is None and self.score is None:
             return outputs
         values = outputs.reshape(len(outputs), *shape)
+        if self.probability == "softmax" and values.ndim < 2:
+            raise ValueError(
+                "expected outputs (images, classes, ...) for probability='softmax', got (images,)"
+            )
         if self.probability is not None:
             values = values.softmax(1) if self.probability == "softmax" else values.sigmoid()
         if self.score is not None:
@@ -50,12 +54,16 @@ class Readout:
 
     def _scored(self, values: Tensor) -> Tensor:
         assert self.score is not None
-        found = self.score(values)
+        found = self.score(values.clone())  # it may work in place
         if not isinstance(found, Tensor) or found.ndim < 1 or len(found) != len(values):
             came = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
             raise ValueError(
                 f"expected score to return a tensor of shape ({len(values)},) or"
                 f" ({len(values)}, scores), got {came}"
+            )
+        if found.is_complex() or not found.numel():
+            raise ValueError(
+                f"expected score to return real numbers, got {found.dtype} {tuple(found.shape)}"
             )
         found = found.detach().to(values.dtype)
         if not bool(torch.isfinite(found).all()):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -315,7 +315,12 @@ class _Batch:
         """What no occlusion changes of input `i`."""
         if i in step.reads:
             tile, there = self.sweep.maps.read(i), self.where(step.reads[i])
-            return splice_base(tile, self.image, there, outside)
+            data = tile.data
+            if data.is_floating_point():
+                return splice_base(tile, self.image, there, outside)
+            # Masks and labels: fp64 holds them all.
+            windows = splice_base(replace(tile, data=data.double()), self.image, there, outside)
+            return windows.to(data.dtype)
         value: Tensor = self.sweep.maps.value(i)[self.image]
         return value
 

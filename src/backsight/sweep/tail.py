@@ -26,6 +26,9 @@ def linear_tail(graph: Graph) -> Tail:
     for node in reversed(nodes):
         if node.index == graph.input or not node.varies:
             continue
+        varying = [nodes[i] for i in node.inputs if nodes[i].varies]
+        if not all(i.batched and i.dtype.is_floating_point for i in varying):
+            continue  # of what the tail starts from, rows are told apart and subtracted
         last = node.index == graph.output
         if (last or all(c in tail for c in consumers[node.index])) and node.kind.is_linear(
             node, nodes
@@ -53,6 +56,8 @@ def head_of(graph: Graph, tail: Tail) -> tuple[frozenset[int], tuple[int, ...]]:
     if not head - tail.nodes or not set(tail.boundary) <= head:
         return frozenset(), ()
     frontier = {i for h in head for i in nodes[h].inputs if i not in head and nodes[i].varies}
-    if any(nodes[h].kind.by_difference for h in head):
+    if any(nodes[h].kind.by_difference for h in head) or not all(
+        nodes[i].batched for i in frontier
+    ):
         return frozenset(), ()
     return frozenset(head), tuple(sorted(frontier))
