@@ -1,4 +1,4 @@
-"""The example of the README does what it says, as it stands there."""
+"""The examples of the README do what they say, as they stand there."""
 
 from __future__ import annotations
 
@@ -16,16 +16,22 @@ pytest.importorskip("PIL", reason="photos need Pillow")
 README = Path(__file__).resolve().parent.parent / "README.md"
 
 
-def test_python_example_runs(
+def test_python_examples_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (example,) = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+    sweep, drop_ins = re.findall(
+        r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL
+    )
     shutil.copy(Path(skimage.__file__).parent / "data" / "coffee.png", tmp_path / "photo.png")
     monkeypatch.chdir(tmp_path)
     names: dict[str, object] = {}
     # fewer positions: what is tested is the text, not the sweep
-    exec(example.replace("stride=8", "stride=32"), names)
+    exec(sweep.replace("stride=8", "stride=32"), names)
     assert capsys.readouterr().out.startswith("espresso tensor([")
     assert np.shape(names["heat"]) == (1, 227, 227)
     with np.load("photo.npz", allow_pickle=False) as archive:
         assert archive["drops"].shape == (1, 64, 1000)
+    exec(drop_ins, names)
+    assert np.shape(names["attributions"]) == (1, 3, 227, 227)
+    assert abs(names["attributions"]).max() > 1
+    assert callable(names["sensitivity"])
