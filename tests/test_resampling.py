@@ -42,8 +42,10 @@ class Net(nn.Module):
 
     def __init__(self, operation: Operation, shape: Sequence[int], dense: bool = False) -> None:
         super().__init__()
-        torch.manual_seed(0)
         self.operation = copy.deepcopy(operation)
+        torch.manual_seed(0)
+        # Some operations were made at import, from whatever state the generator was in.
+        getattr(self.operation, "reset_parameters", lambda: None)()
         axes = len(shape) - 1
         self.first = CONV[axes](shape[0], 4, 3, padding=1)
         with torch.no_grad():
