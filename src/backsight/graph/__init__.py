@@ -1,11 +1,12 @@
 """A model captured as our own node table."""
 
-from .capture import CaptureError, RefusedError, capture, refuse_training
+from .capture import capture
 from .fields import is_aside, is_fixed, projective_fields, receptive_field, window_reads
 from .fold import fold_batch_norms
 from .lower import lower
 from .node import Graph, Node, Ref
 from .packs import Packs
+from .refusals import CaptureError, RefusedError, refuse_training
 
 __all__ = [
     "CaptureError",

@@ -1,0 +1,18 @@
+"""Models that are not captured."""
+
+from __future__ import annotations
+
+
+class CaptureError(Exception):
+    """The model cannot be captured; the message says why. Such a model is run as it is, whole."""
+
+
+class RefusedError(ValueError):
+    """A model that has no score of its own for each image."""
+
+
+def refuse_training(module: str, what: str) -> None:
+    raise RefusedError(
+        f"expected a model in evaluation mode, got {what} in training mode"
+        f"{f' at {module!r}' if module else ''}: call model.eval() first"
+    )
