@@ -1,4 +1,4 @@
-"""ATen's operations as entries of the kind table: which kind, and its arguments in one form."""
+"""ATen's operations translated: which kind each is, and its arguments in one form."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from .kinds import Kind
 from .node import Node, Ref, references
 
 #: Kind, what to call, its arguments.
-Entry = tuple[Kind, Callable[..., Any], tuple[Any, ...], dict[str, Any]]
+Translation = tuple[Kind, Callable[..., Any], tuple[Any, ...], dict[str, Any]]
 
 
 @dataclass(frozen=True)
-class Call:
-    """A call found in the captured graph; node references stand as Ref in its arguments."""
+class Operation:
+    """A call found in the captured graph, with Refs in its arguments."""
 
     name: str
     target: Callable[..., Any]
@@ -32,6 +32,16 @@ class Call:
     kwargs: dict[str, Any]
     nodes: Sequence[Node]
     axes: int
+
+    def bound(self) -> dict[str, Any]:
+        """The arguments by name, defaults filled in."""
+        return bind(self.target, self.args, self.kwargs)
+
+
+@dataclass(frozen=True)
+class OnNodes(Operation):
+    """An operation whose Refs stand for nodes, of values on `device`."""
+
     device: torch.device
 
     @property
@@ -48,7 +58,7 @@ class Call:
     def on_map(self) -> bool:
         return self.source is not None and self.source.spatial
 
-    def of(self, node: Node) -> Call:
+    def of(self, node: Node) -> OnNodes:
         """The call that `node` stands for."""
         assert node.target is not None
         return replace(
@@ -60,10 +70,6 @@ class Call:
         axis = dim % (self.axes + 2) - 2
         return axis if axis >= 0 else None
 
-    def bound(self) -> dict[str, Any]:
-        """The arguments by name, defaults filled in."""
-        return bind(self.target, self.args, self.kwargs)
-
     def fixed(self, argument: Any) -> bool:
         """Whether an argument is a constant (or None)."""
         return argument is None or isinstance(self.nodes[argument.index].kind, kinds.Constant)
@@ -74,7 +80,7 @@ class Call:
         return values * self.axes if len(values) == 1 else values
 
 
-def operation(target: Any) -> str:
+def operation_name(target: Any) -> str:
     """The operation's name: "relu" for aten.relu.default; a Python function's own."""
     schema = getattr(target, "_schema", None)
     if schema is None or not schema.name.startswith("aten::"):
@@ -97,16 +103,16 @@ def is_random(target: Any) -> bool:
     return torch.Tag.nondeterministic_seeded in getattr(target, "tags", ())
 
 
-def entry(call: Call) -> Entry:
-    """The entry for a call; a barrier for what no translator below knows or wants."""
+def translate(call: OnNodes) -> Translation:
+    """The translation of a call: a barrier for what no translator below knows or wants."""
     dimensions = re.fullmatch(r".*([123])d", call.name)
     if call.on_map and dimensions and int(dimensions[1]) != call.axes:
         # To torch this is one image without a batch.
         return (kinds.BARRIER, *call.as_it_is)
-    translate = _TRANSLATORS.get(call.name.rstrip("123d") if call.on_map else call.name)
-    found = translate(call) if translate else None
-    if found is None and (translate := _TRANSLATORS.get(call.name)) is not None:
-        found = translate(call)
+    translator = _TRANSLATORS.get(call.name.rstrip("123d") if call.on_map else call.name)
+    found = translator(call) if translator else None
+    if found is None and (translator := _TRANSLATORS.get(call.name)) is not None:
+        found = translator(call)
     if found is None and call.name in kinds.JOINS:
         found = _join(call)
     if found is None and call.name in kinds.POINTWISE:
@@ -125,7 +131,7 @@ def entry(call: Call) -> Entry:
 Parts = tuple[int, list[tuple[int, int]]]
 
 
-def parts(call: Call) -> list[Parts]:
+def parts(call: OnNodes) -> list[Parts]:
     """For padding that wraps around and for rolls: what a map is put together from, axis by axis.
 
     Empty for anything else. As one operation, a window at one edge would read the other one too,
@@ -161,7 +167,7 @@ def parts(call: Call) -> list[Parts]:
     return found if inside else []
 
 
-def _convolution(call: Call) -> Entry | None:
+def _convolution(call: OnNodes) -> Translation | None:
     b = call.bound()
     if b.get("transposed"):
         return _conv_transpose(call)
@@ -180,7 +186,7 @@ def _convolution(call: Call) -> Entry | None:
     return kinds.CONVOLUTION, kinds.Convolution.of, args, {}
 
 
-def _conv_transpose(call: Call) -> Entry | None:
+def _conv_transpose(call: OnNodes) -> Translation | None:
     b = call.bound()
     if not call.on_map or not call.fixed(b["weight"]):
         return None
@@ -195,7 +201,7 @@ def _conv_transpose(call: Call) -> Entry | None:
     return resampling.CONV_TRANSPOSE, resampling.ConvTranspose.of, args, {}
 
 
-def _batch_norm(call: Call) -> Entry | None:
+def _batch_norm(call: OnNodes) -> Translation | None:
     b = call.bound()
     names = ("weight", "bias", "running_mean", "running_var")
     if not all(call.fixed(b[n]) for n in names) or b["running_mean"] is None:
@@ -210,7 +216,7 @@ def _batch_norm_tuple(*args: Any) -> tuple[Tensor]:
     return (kinds.BatchNorm.inference(*args),)
 
 
-def _max_pool(call: Call) -> Entry | None:
+def _max_pool(call: OnNodes) -> Translation | None:
     if not call.on_map:
         return None
     b = call.bound()
@@ -220,7 +226,7 @@ def _max_pool(call: Call) -> Entry | None:
     return kinds.MAX_POOL, kinds.MAX_POOLS[call.axes], (*args, b["ceil_mode"]), {}
 
 
-def _avg_pool(call: Call) -> Entry | None:
+def _avg_pool(call: OnNodes) -> Translation | None:
     if not call.on_map:
         return None
     b = call.bound()
@@ -231,7 +237,7 @@ def _avg_pool(call: Call) -> Entry | None:
     return kinds.AVG_POOL, kinds.AvgPool.of, args, {}
 
 
-def _adaptive_avg_pool(call: Call) -> Entry | None:
+def _adaptive_avg_pool(call: OnNodes) -> Translation | None:
     source = call.source
     if source is None or not call.on_map:
         return None
@@ -243,7 +249,7 @@ def _adaptive_avg_pool(call: Call) -> Entry | None:
     return kinds.ADAPTIVE_AVG_POOL, call.target, (call.args[0], sizes), {}
 
 
-def _adaptive_max_pool(call: Call) -> Entry | None:
+def _adaptive_max_pool(call: OnNodes) -> Translation | None:
     """The pool itself; the operation returns its switches too."""
     source = call.source
     if source is None or not call.on_map:
@@ -258,13 +264,13 @@ def _adaptive_max_pool(call: Call) -> Entry | None:
 
 
 #: Pools that return a map and its switches: what the map alone is.
-_POOLS_WITH_SWITCHES: dict[str, Callable[[Call], Entry | None]] = {
+_POOLS_WITH_SWITCHES: dict[str, Callable[[OnNodes], Translation | None]] = {
     **{f"adaptive_max_pool{axes}d": _adaptive_max_pool for axes in (1, 2, 3)},
     **{f"max_pool{axes}d_with_indices": _max_pool for axes in (1, 2, 3)},
 }
 
 
-def _mean(call: Call) -> Entry | None:
+def _mean(call: OnNodes) -> Translation | None:
     b = call.bound()
     if not call.on_map or not b.get("dim") or b.get("dtype") is not None:
         return None
@@ -275,14 +281,14 @@ def _mean(call: Call) -> Entry | None:
     return kinds.GLOBAL_MEAN, kinds.GlobalMean.of, (b["self"], b["keepdim"]), {}
 
 
-def _cat(call: Call) -> Entry | None:
+def _cat(call: OnNodes) -> Translation | None:
     b = call.bound()
     if b["dim"] not in (1, -call.axes - 1):
         return _spatial_cat(call)
     return kinds.CAT, call.target, (b["tensors"], 1), {}
 
 
-def _slice(call: Call) -> Entry | None:
+def _slice(call: OnNodes) -> Translation | None:
     b = call.bound()
     everything = b["start"] in (0, None) and b["step"] == 1
     if b["dim"] == 0 and everything and b["end"] in (None, torch.iinfo(torch.int64).max):
@@ -292,7 +298,7 @@ def _slice(call: Call) -> Entry | None:
     return _channels(call)
 
 
-def _crop(call: Call, axis: int, start: Any, stop: Any, step: int = 1) -> Entry | None:
+def _crop(call: OnNodes, axis: int, start: Any, stop: Any, step: int = 1) -> Translation | None:
     """Cells [start, stop) of a spatial axis, counted as Python does."""
     if not call.on_map or not isinstance(start, int) or not isinstance(stop, int | None):
         return None
@@ -302,7 +308,7 @@ def _crop(call: Call, axis: int, start: Any, stop: Any, step: int = 1) -> Entry 
     return resampling.SLICE, torch.ops.aten.slice.Tensor, args, {}
 
 
-def _narrow(call: Call) -> Entry | None:
+def _narrow(call: OnNodes) -> Translation | None:
     b = call.bound()
     axis = call.axis(b["dim"])
     if axis is None:
@@ -314,7 +320,7 @@ def _narrow(call: Call) -> Entry | None:
     return _crop(call, axis, start, start + b["length"])
 
 
-def _part_of_axis(call: Call, part: int) -> Entry | None:
+def _part_of_axis(call: OnNodes, part: int) -> Translation | None:
     """One of the parts that `call` splits a map into, along a spatial axis."""
     b = call.bound()
     axis = call.axis(b["dim"]) if "dim" in b and call.on_map else None
@@ -327,7 +333,7 @@ def _part_of_axis(call: Call, part: int) -> Entry | None:
     return _crop(call, axis, start, start + lengths[part])
 
 
-def _spatial_cat(call: Call) -> Entry | None:
+def _spatial_cat(call: OnNodes) -> Translation | None:
     b = call.bound()
     axis = call.axis(b["dim"])
     indices = [t.index for t in b["tensors"] if isinstance(t, Ref)]
@@ -338,7 +344,7 @@ def _spatial_cat(call: Call) -> Entry | None:
     return resampling.SPATIAL_CAT, call.target, (b["tensors"], 2 + axis), {}
 
 
-def _pad(call: Call) -> Entry | None:
+def _pad(call: OnNodes) -> Translation | None:
     b = call.bound()
     source, sizes, axes = call.source, list(b["pad"]), call.axes
     if source is None or not call.on_map or not all(isinstance(n, int) for n in sizes):
@@ -358,7 +364,7 @@ def _pad(call: Call) -> Entry | None:
     return _picking(call, dict(enumerate(cells)))
 
 
-def _picking(call: Call, cells: dict[int, Integers]) -> Entry | None:
+def _picking(call: OnNodes, cells: dict[int, Integers]) -> Translation | None:
     """The call as it is, known to copy the input's `cells` along each of some spatial axes."""
     if not call.on_map:
         return None
@@ -371,7 +377,7 @@ def _picking(call: Call, cells: dict[int, Integers]) -> Entry | None:
     return resampling.PICK, target, call.args, call.kwargs
 
 
-def _flip(call: Call) -> Entry | None:
+def _flip(call: OnNodes) -> Translation | None:
     axes = [call.axis(d) for d in call.bound()["dims"]]
     if not call.on_map or None in axes:
         return _channels(call)
@@ -380,7 +386,7 @@ def _flip(call: Call) -> Entry | None:
     return _picking(call, {a: np.arange(sizes[a])[::-1] for a in axes if a is not None})
 
 
-def _repeat_interleave(call: Call) -> Entry | None:
+def _repeat_interleave(call: OnNodes) -> Translation | None:
     b = call.bound()
     axis = call.axis(b["dim"]) if b.get("dim") is not None else None
     if axis is None or not call.on_map or not isinstance(b.get("repeats"), int):
@@ -389,7 +395,7 @@ def _repeat_interleave(call: Call) -> Entry | None:
     return _picking(call, {axis: np.arange(call.source.extent[axis]).repeat(b["repeats"])})
 
 
-def _index_select(call: Call) -> Entry | None:
+def _index_select(call: OnNodes) -> Translation | None:
     b = call.bound()
     axis = call.axis(b["dim"])
     if axis is None:
@@ -400,7 +406,7 @@ def _index_select(call: Call) -> Entry | None:
     return _picking(call, {axis: cells})
 
 
-def _interpolate(call: Call) -> Entry | None:
+def _interpolate(call: OnNodes) -> Translation | None:
     b = call.bound()
     source, axes = call.source, call.axes
     if source is None or not call.on_map:
@@ -424,28 +430,28 @@ def _interpolate(call: Call) -> Entry | None:
     return resampling.INTERPOLATE, target, call.args, call.kwargs
 
 
-def _pixel_shuffle(call: Call) -> Entry | None:
+def _pixel_shuffle(call: OnNodes) -> Translation | None:
     if call.axes != 2 or not call.on_map:
         return None
     return (resampling.PIXEL_SHUFFLE, *call.as_it_is)
 
 
-def _pixel_unshuffle(call: Call) -> Entry | None:
+def _pixel_unshuffle(call: OnNodes) -> Translation | None:
     if call.axes != 2 or not call.on_map:
         return None
     return (resampling.PIXEL_UNSHUFFLE, *call.as_it_is)
 
 
-def _cast(call: Call) -> Entry | None:
+def _cast(call: OnNodes) -> Translation | None:
     return (kinds.CAST, *call.as_it_is) if len(references((call.args, call.kwargs))) == 1 else None
 
 
-def _type_as(call: Call) -> Entry | None:
+def _type_as(call: OnNodes) -> Translation | None:
     other = call.nodes[call.args[1].index].dtype
     return kinds.CAST, torch.ops.aten.to.dtype, (call.args[0], other), {}
 
 
-def _channels(call: Call) -> Entry | None:
+def _channels(call: OnNodes) -> Translation | None:
     b = call.bound()
     dims = b.get("dims") or [b["dim"]]
     if not call.on_map or any(d not in (1, -call.axes - 1) for d in dims):
@@ -453,26 +459,26 @@ def _channels(call: Call) -> Entry | None:
     return (kinds.CHANNELS, *call.as_it_is)
 
 
-def _join(call: Call) -> Entry | None:
+def _join(call: OnNodes) -> Translation | None:
     if any(isinstance(call.nodes[i].kind, kinds.Size) for i in references(call.args)):
         return None
     return (kinds.JOINS[call.name], *call.as_it_is)
 
 
-def _linear(call: Call) -> Entry | None:
+def _linear(call: OnNodes) -> Translation | None:
     b = call.bound()
     args = (b["input"], b["weight"], b.get("bias"))
     return kinds.LINEAR, torch.nn.functional.linear, args, {}
 
 
-def _view(call: Call) -> Entry | None:
+def _view(call: OnNodes) -> Translation | None:
     if call.target not in (torch.ops.aten.view.default, torch.ops.aten._unsafe_view.default):
         return None
     # A view would depend on the memory layout, which is ours to choose.
     return kinds.FLAT, torch.ops.aten.reshape.default, call.args, call.kwargs
 
 
-def _copy(call: Call) -> Entry | None:
+def _copy(call: OnNodes) -> Translation | None:
     return kinds.IDENTITY, _identity, (call.args[0],), {}
 
 
@@ -480,7 +486,7 @@ def _identity(x: Tensor) -> Tensor:
     return x
 
 
-def _getitem(call: Call) -> Entry | None:
+def _getitem(call: OnNodes) -> Translation | None:
     source, part = call.source, call.args[1]
     if source is None or source.target is None:
         return None
@@ -511,7 +517,7 @@ class _Part:
 
 
 #: By operation; those of one, two and three axes share an entry ("conv" for conv2d).
-_TRANSLATORS: dict[str, Callable[[Call], Entry | None]] = {
+_TRANSLATORS: dict[str, Callable[[OnNodes], Translation | None]] = {
     "conv": _convolution,
     "convolution": _convolution,
     "batch_norm": _batch_norm,

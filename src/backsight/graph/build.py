@@ -159,7 +159,7 @@ class _Builder:
 
     def _refuse(self, fx: Any, args: tuple[Any, ...]) -> None:
         """A training-mode batch norm or dropout has no per-image output."""
-        name, module = aten.operation(fx.target), self.table.module(fx)
+        name, module = aten.operation_name(fx.target), self.table.module(fx)
         if "batch_norm" in name and "no_training" not in name and len(args) > 5 and args[5] is True:
             refuse_training(module, "a batch norm")
         if "dropout" in name and len(args) > 2 and args[1] and args[2] is True:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from . import kinds
-from .aten import bind
+from .aten import Operation
 from .kinds import Kind, Pointwise, Values, Where
 from .layouts import InLayout, Layout
 from .node import Node, Ref
@@ -26,27 +26,17 @@ class Operand:
 
 
 @dataclass(frozen=True)
-class Call:
-    """A call found in the captured graph; Ref(k) in its arguments stands for its k-th operand.
+class OnOperands(Operation):
+    """An operation in whose arguments Ref(k) stands for its k-th operand.
 
     `shape` is the result's in the model, batch left out; None where the result is no tensor with
     the batch in front, or is several of them: `parts` then holds the shape of the first.
     """
 
-    name: str
-    target: Callable[..., Any]
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
     operands: tuple[Operand, ...]
-    nodes: Sequence[Node]
-    axes: int
     shape: tuple[int, ...] | None
     dtype: torch.dtype | None
     parts: tuple[int, ...] | None = None
-
-    def bound(self) -> dict[str, Any]:
-        """The arguments by name, defaults filled in."""
-        return bind(self.target, self.args, self.kwargs)
 
     def node(self, operand: Operand) -> Node:
         return self.nodes[operand.index]
@@ -140,7 +130,7 @@ _PERMUTES = frozenset(("permute", "transpose", "movedim", "moveaxis", "swapaxes"
 _ALL = torch.iinfo(torch.int64).max
 
 
-def relayout(call: Call) -> Layout | None:
+def relayout(call: OnOperands) -> Layout | None:
     """The layout of the result where a call leaves the map as the table holds it: views that keep
     each spatial axis a dimension of its own, permutations, slices that take everything.
     """
@@ -163,7 +153,7 @@ def relayout(call: Call) -> Layout | None:
     return None
 
 
-def _order(call: Call, layout: Layout) -> list[int] | None:
+def _order(call: OnOperands, layout: Layout) -> list[int] | None:
     """A permutation's dimensions, the batch first; None where it does not stay there."""
     # Where each dimension went, found on a tensor that has as many, of sizes 1, 2, 3, ...
     sizes = range(1, len(layout.axes) + 2)
@@ -172,7 +162,7 @@ def _order(call: Call, layout: Layout) -> list[int] | None:
     return order if order[0] == 0 else None
 
 
-def entry(call: Call) -> Entry | None:
+def entry(call: OnOperands) -> Entry | None:
     """The entry for a call that acts on each cell alone; None for all others."""
     if not any(o.layout for o in call.operands):
         return None
@@ -211,7 +201,7 @@ def entry(call: Call) -> Entry | None:
     return _entry(call, kind, after)
 
 
-def _is_unsafe(call: Call, operand: Operand) -> bool:
+def _is_unsafe(call: OnOperands, operand: Operand) -> bool:
     """A map that windows cannot be spliced from."""
     node = call.node(operand)
     return node.spatial and not node.dtype.is_floating_point
@@ -222,7 +212,7 @@ def _can_hold(dtype: torch.dtype) -> bool:
     return dtype.is_floating_point or dtype == torch.bool
 
 
-def _entry(call: Call, kind: Kind, out: Layout) -> Entry:
+def _entry(call: OnOperands, kind: Kind, out: Layout) -> Entry:
     """The operation as it is, between the operands' layouts and `out`."""
     target = InLayout(call.target, call.args, call.kwargs, [o.layout for o in call.operands], out)
     refs = tuple(Ref(k) for k in range(len(call.operands)))
@@ -230,7 +220,7 @@ def _entry(call: Call, kind: Kind, out: Layout) -> Entry:
     return Entry(kind, target, refs, {}, inputs, out, call.extent)
 
 
-def _behind(call: Call, layout: Layout, shape: tuple[int, ...]) -> Layout | None:
+def _behind(call: OnOperands, layout: Layout, shape: tuple[int, ...]) -> Layout | None:
     """The layout of the result of an operation on each cell."""
     if len(shape) == len(layout.axes):
         return layout.resized(shape) if call.name not in _PERMUTES else _permuted(call, layout)
@@ -240,7 +230,7 @@ def _behind(call: Call, layout: Layout, shape: tuple[int, ...]) -> Layout | None
     return layout.without([dims] if isinstance(dims, int) else dims, shape)
 
 
-def _permuted(call: Call, layout: Layout) -> Layout | None:
+def _permuted(call: OnOperands, layout: Layout) -> Layout | None:
     order = _order(call, layout)
     return layout.permuted(order) if order else None
 
@@ -248,7 +238,7 @@ def _permuted(call: Call, layout: Layout) -> Layout | None:
 # ---------------------------------------------------------------------- several maps
 
 
-def _join(call: Call) -> Entry | None:
+def _join(call: OnOperands) -> Entry | None:
     """A pointwise operation on maps and constants: in the table's form, where all broadcast
     alike.
     """
@@ -290,7 +280,7 @@ def _join(call: Call) -> Entry | None:
     return Entry(kinds.Join(call.name), target, refs, {}, tuple(inputs), out, extent)
 
 
-def _expand(call: Call) -> Entry | None:
+def _expand(call: OnOperands) -> Entry | None:
     """Channels broadcast to more, each cell staying where it is."""
     layout = call.operands[0].layout
     out = layout.resized(call.shape) if layout is not None and call.shape is not None else None
@@ -299,7 +289,7 @@ def _expand(call: Call) -> Entry | None:
     return _widened(call, call.operands[0], out)
 
 
-def _widened(call: Call, operand: Operand, out: Layout) -> Entry:
+def _widened(call: OnOperands, operand: Operand, out: Layout) -> Entry:
     target = InLayout(_Expand(out), (Ref(0),), {}, [operand.layout], out)
     extent = call.node(operand).extent
     return Entry(kinds.CHANNELS, target, (Ref(0),), {}, (operand.index,), out, extent)
@@ -316,7 +306,9 @@ class _Expand:
         return x.expand(-1, *self.sizes)
 
 
-def _constant(call: Call, operand: Operand, out: Layout, extent: tuple[int, ...]) -> Tensor | None:
+def _constant(
+    call: OnOperands, operand: Operand, out: Layout, extent: tuple[int, ...]
+) -> Tensor | None:
     """A constant operand as it broadcasts with maps in the table's form: (channels, 1, ...) where
     it is the same at every place, else a map (1, channels, *spatial).
     """
@@ -340,7 +332,7 @@ def _constant(call: Call, operand: Operand, out: Layout, extent: tuple[int, ...]
     return held.expand(*held.shape[:2], *extent)
 
 
-def _cat(call: Call) -> Entry | None:
+def _cat(call: OnOperands) -> Entry | None:
     b = call.bound()
     dim, shape = b["dim"], call.shape
     layouts = [o.layout for o in call.operands]
@@ -368,7 +360,7 @@ def _cat(call: Call) -> Entry | None:
 # ---------------------------------------------------------------------- one map and constants
 
 
-def _pointwise(call: Call, layout: Layout) -> Entry | None:
+def _pointwise(call: OnOperands, layout: Layout) -> Entry | None:
     if len(call.operands) != 1 or call.shape != layout.shape(call.extent):
         return None
     truth = call.node(call.operands[0]).dtype if call.dtype == torch.bool else None
@@ -377,7 +369,7 @@ def _pointwise(call: Call, layout: Layout) -> Entry | None:
     return _entry(call, kind, Layout(layout.axes, layout.channels, truth))
 
 
-def _over_space(call: Call, layout: Layout) -> Entry | None:
+def _over_space(call: OnOperands, layout: Layout) -> Entry | None:
     """A mean or a sum over exactly the spatial axes."""
     b = call.bound()
     if layout.truth is not None or not b.get("dim") or b.get("dtype") is not None:
@@ -402,7 +394,7 @@ def _over_space(call: Call, layout: Layout) -> Entry | None:
     return None
 
 
-def _along(call: Call, layout: Layout) -> Kind | None:
+def _along(call: OnOperands, layout: Layout) -> Kind | None:
     b = call.bound()
     dims = b.get("dim", b.get("dims"))
     dims = [dims] if isinstance(dims, int) else dims
@@ -415,11 +407,11 @@ def _along(call: Call, layout: Layout) -> Kind | None:
     return _LINEAR_REDUCTIONS.get(call.name) or Pointwise(call.name)
 
 
-def _reorder(call: Call, layout: Layout) -> Kind | None:
+def _reorder(call: OnOperands, layout: Layout) -> Kind | None:
     return kinds.CHANNELS if _order(call, layout) else None
 
 
-def _index(call: Call, layout: Layout) -> Kind | None:
+def _index(call: OnOperands, layout: Layout) -> Kind | None:
     """Channels picked by a constant list."""
     indices = call.bound()["indices"]
     dims = [d for d, i in enumerate(indices) if i is not None]
@@ -429,7 +421,7 @@ def _index(call: Call, layout: Layout) -> Kind | None:
     return kinds.CHANNELS if value.ndim == 1 else None
 
 
-def _repeat(call: Call, layout: Layout) -> Kind | None:
+def _repeat(call: OnOperands, layout: Layout) -> Kind | None:
     repeats = call.bound()["repeats"]
     if len(repeats) != len(layout.axes) + 1:
         return None
@@ -437,17 +429,17 @@ def _repeat(call: Call, layout: Layout) -> Kind | None:
     return kinds.CHANNELS if layout.are_channels(dims) else None
 
 
-def _shuffle(call: Call, layout: Layout) -> Kind | None:
+def _shuffle(call: OnOperands, layout: Layout) -> Kind | None:
     return kinds.CHANNELS if layout.are_channels([1]) else None
 
 
-def _layer_norm(call: Call, layout: Layout) -> Kind | None:
+def _layer_norm(call: OnOperands, layout: Layout) -> Kind | None:
     b = call.bound()
     dims = range(-len(b["normalized_shape"]), 0)
     return Pointwise(call.name) if layout.are_channels(dims) else None
 
 
-def _linear(call: Call, layout: Layout) -> Kind | None:
+def _linear(call: OnOperands, layout: Layout) -> Kind | None:
     """The last dimension times a constant matrix."""
     # The operands follow the operation's arguments: x, weight, bias.
     weight = call.node(call.operands[1]).value if len(call.operands) > 1 else None
@@ -457,12 +449,12 @@ def _linear(call: Call, layout: Layout) -> Kind | None:
     return PIXEL_LINEAR
 
 
-def _prelu(call: Call, layout: Layout) -> Kind | None:
+def _prelu(call: OnOperands, layout: Layout) -> Kind | None:
     one = call.node(call.operands[1]).value.numel() == 1
     return Pointwise(call.name) if one or layout.are_channels([1]) else None
 
 
-def _pad(call: Call, layout: Layout) -> Kind | None:
+def _pad(call: OnOperands, layout: Layout) -> Kind | None:
     b = call.bound()
     if b.get("mode", "constant") != "constant":
         return None
@@ -472,7 +464,7 @@ def _pad(call: Call, layout: Layout) -> Kind | None:
     return _LINEAR_PAD if not b["value"] else Pointwise("pad")
 
 
-def _pool(call: Call, layout: Layout) -> Kind | None:
+def _pool(call: OnOperands, layout: Layout) -> Kind | None:
     """Pooling along channels: one cell at stride one along the spatial axes."""
     b = call.bound()
     count = int(call.name[-2])
@@ -493,7 +485,7 @@ def _pool(call: Call, layout: Layout) -> Kind | None:
     return _LINEAR_POOL if call.name.startswith("avg") else Pointwise("max_pool")
 
 
-_UNARY: dict[str, Callable[[Call, Layout], Kind | None]] = {
+_UNARY: dict[str, Callable[[OnOperands, Layout], Kind | None]] = {
     **dict.fromkeys((*_ALONG, *_CHOOSE), _along),
     **dict.fromkeys(_PERMUTES, _reorder),
     "index": _index,

@@ -28,13 +28,13 @@ def place(table: Table, fx: Any) -> None:
     template = table.refs(fx.args, operand), table.refs(fx.kwargs, operand)
     value = fx.meta.get("val")
     several = value if isinstance(value, list | tuple) and value else [None]
-    call = cells.Call(
-        aten.operation(fx.target),
+    call = cells.OnOperands(
+        aten.operation_name(fx.target),
         fx.target,
         *template,
-        tuple(operands),
         table.nodes,
         table.axes,
+        tuple(operands),
         table.shape(value),
         value.dtype if isinstance(value, Tensor) else None,
         table.shape(several[0]),
@@ -52,7 +52,7 @@ def place(table: Table, fx: Any) -> None:
 class _Placing:
     """One operation on its way into the table."""
 
-    def __init__(self, table: Table, fx: Any, call: cells.Call) -> None:
+    def __init__(self, table: Table, fx: Any, call: cells.OnOperands) -> None:
         self.table = table
         self.nodes = table.nodes
         self.axes = table.axes
@@ -89,12 +89,12 @@ class _Placing:
         return True
 
     def in_standard_form(self) -> bool:
-        """Add the entry of a call on maps in the table's form, or on none, where it has one."""
+        """Add a call on maps in the table's form, or on none, where it has a window rule there."""
         call = self.call
         layouts = [o.layout for o in call.operands if o.layout is not None]
         if not all(layout.is_standard for layout in layouts):
             return False
-        found = self._entry([o.index for o in call.operands])
+        found = self._translated([o.index for o in call.operands])
         kind = found[0]
         if layouts and (not (kind.local or kind.by_difference) or call.dtype == torch.bool):
             return False
@@ -111,7 +111,7 @@ class _Placing:
         return True
 
     def on_cells(self) -> bool:
-        """Add the entry of a call that acts on each cell alone, if it does."""
+        """Add a call that acts on each cell alone, if it does."""
         found = cells.entry(self.call)
         if found is None:
             return False
@@ -122,7 +122,7 @@ class _Placing:
         """Add a call on the values in the model's own form."""
         call = self.call
         own = [self.table.own(o, self.fx, call.name) for o in call.operands]
-        found = self._entry(own)
+        found = self._translated(own)
         if own == [o.index for o in call.operands]:
             self._add(found)
             return
@@ -134,11 +134,11 @@ class _Placing:
         else:
             self._add(found)
 
-    # ------------------------------------------------------------------ the entry
+    # ------------------------------------------------------------------ the translation
 
-    def _entry(self, indices: Sequence[int]) -> aten.Entry:
-        """The entry of the call on the values of these nodes."""
-        kind, target, args, kwargs = aten.entry(self._on_nodes(indices))
+    def _translated(self, indices: Sequence[int]) -> aten.Translation:
+        """The call on the values of these nodes."""
+        kind, target, args, kwargs = aten.translate(self._on_nodes(indices))
         inputs = references((args, kwargs))
         shape, dtype = self.call.shape, self.call.dtype
         spatial = shape is not None and len(shape) == self.axes + 1
@@ -147,10 +147,10 @@ class _Placing:
             fits = False  # no windows of it could be spliced
         return (kind if fits else kinds.BARRIER), target, args, kwargs
 
-    def _on_nodes(self, indices: Sequence[int]) -> aten.Call:
+    def _on_nodes(self, indices: Sequence[int]) -> aten.OnNodes:
         call = self.call
         args, kwargs = (substitute(a, lambda k: Ref(indices[k])) for a in (call.args, call.kwargs))
-        return aten.Call(
+        return aten.OnNodes(
             call.name, call.target, args, kwargs, self.nodes, self.axes, self.table.device
         )
 
@@ -196,13 +196,13 @@ class _Placing:
 
     def _add(
         self,
-        found: aten.Entry,
+        found: aten.Translation,
         layout: Layout | None = None,
         extent: tuple[int, ...] | None = None,
         **fields: Any,
     ) -> int:
-        """A node of this entry; where a layout is given, a map that the model holds so, of `extent`
-        or as large as the call's result.
+        """A node of this translation; with a layout, a map that the model holds so, of `extent` or
+        as large as the call's result.
         """
         named = {"operation": self.call.name, **fields}
         index = self.table.add(self.fx, found[0], **self._called(found), **named)
@@ -214,7 +214,7 @@ class _Placing:
         self.table.set_rules(index)
         return index
 
-    def _add_whole(self, found: aten.Entry, out: Layout | None) -> None:
+    def _add_whole(self, found: aten.Translation, out: Layout | None) -> None:
         """Add the call on whole maps, between their own layouts and `out`."""
         call = self.call
         layouts = [
@@ -224,8 +224,8 @@ class _Placing:
         refs = tuple(Ref(o.index) for o in call.operands)
         self._add((found[0], target, refs, {}), out)
 
-    def _called(self, found: aten.Entry) -> dict[str, Any]:
-        """What a node of this entry calls, and on what."""
+    def _called(self, found: aten.Translation) -> dict[str, Any]:
+        """What the node of a translation calls, and on what."""
         _, target, args, kwargs = found
         inputs = tuple(references((args, kwargs)))
         return {
@@ -236,7 +236,7 @@ class _Placing:
             "varies": any(self.nodes[i].varies for i in inputs),
         }
 
-    def _on_inputs(self, found: cells.Entry) -> aten.Entry:
+    def _on_inputs(self, found: cells.Entry) -> aten.Translation:
         """An entry on its inputs' nodes, which are made where there are none."""
         inputs = [self._input(i) for i in found.inputs]
         args, kwargs = (substitute(a, lambda k: Ref(inputs[k])) for a in (found.args, found.kwargs))
