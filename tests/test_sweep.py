@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import inspect
 import threading
 from pathlib import Path
 from typing import Any
@@ -465,6 +466,16 @@ def test_refusals() -> None:
         result.map([1, 2])
     with pytest.raises(ValueError, match="'mean' or 'sum'"):
         result.map(1, "max")
+
+
+def test_a_request_is_the_arguments_of_occlusion() -> None:
+    asked = inspect.signature(method.Request).parameters.values()
+    taken = inspect.signature(method.occlusion).parameters.values()
+    assert [(p.name, p.default, p.annotation) for p in asked] == [
+        (p.name, p.default, p.annotation) for p in taken
+    ]
+    with pytest.raises(TypeError, match="colour"):
+        backsight.plan(built("resnet18"), NETS["resnet18"].images(), window=9, colour="grey")
 
 
 def test_training_mode_dropout_without_capture_is_refused() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import KW_ONLY, dataclass
 from math import prod
 from typing import Any
 
@@ -114,86 +115,54 @@ def occlusion(
     Raises:
         ValueError: an argument does not fit; the sentence says what was expected and what came.
     """
-    with torch.no_grad():
-        task = _Task(
-            model,
-            images,
-            window=window,
-            stride=stride,
-            baseline=baseline,
-            edge=edge,
-            boxes=boxes,
-            additional_forward_args=additional_forward_args,
-            output=output,
-            layer=layer,
-            region=region,
-            probability=probability,
-            score=score,
-            targets=targets,
-            top=top,
-            memory=memory,
-        )
-    with torch.no_grad(), _alone(images.device):
-        prepared = task.prepared()
-        if not verify(prepared, task.call, images):
-            forget(task.call)
-            prepared = task.prepared()
-            verify(prepared, task.call, images)
-        give_back()
-        todo = task.plan(prepared)
-        _check_fits(todo)
-        progress = tqdm(total=len(images) * todo.positions, unit="box", disable=not show_progress)
-        with progress as bar:
-            if prepared.graph is None:
-                found = run_plain(todo, task.call, images, task.content, task.readout, bar.update)
-            else:
-                # A quarter of what the batches leave of the memory may hold weights packed for
-                # them: as much again is free memory between blocks in use.
-                prepared.packs.limit = max(0, todo.memory - todo.batch_bytes) // 4
-                sides = task.call.sides
-                found = run_windows(todo, images, sides, task.content, task.readout, bar.update)
-        found.drops[:, todo.grid.empty.to(found.drops.device)] = 0
-        return Occlusion.of(found, todo.grid, images.shape[1:], todo)
+    request = Request(**locals())  # all that is here so far: the arguments
+    return Task(request).run()
 
 
 def plan(model: Model, images: Tensor, **arguments: Any) -> Plan:
     """What `occlusion` with the same arguments would do: windows, work, memory and time. Prints as
     a table.
     """
-    arguments.pop("show_progress", None)
-    with torch.no_grad():
-        task = _Task(model, images, **arguments)
-    with torch.no_grad(), _alone(images.device):
-        return task.plan(task.prepared())
+    return Task(Request(model, images, **arguments)).plan()
 
 
-class _Task:
-    """The arguments of `occlusion`, checked, in the forms that a sweep takes."""
+@dataclass(frozen=True)
+class Request:
+    """The arguments of `occlusion`, with its defaults."""
 
-    def __init__(
-        self,
-        model: Model,
-        images: Tensor,
-        *,
-        window: Sizes | None = None,
-        stride: Sizes | None = None,
-        baseline: Baseline = 0.0,
-        edge: str = "clip",
-        boxes: Tensor | Sequence[Any] | None = None,
-        additional_forward_args: Sequence[Any] = (),
-        output: Output | None = None,
-        layer: str | None = None,
-        region: Tensor | str | None = None,
-        probability: str | None = None,
-        score: Score | None = None,
-        targets: Sequence[int] | None = None,
-        top: int | None = None,
-        memory: int | None = None,
-    ) -> None:
+    model: Model
+    images: Tensor
+    _: KW_ONLY
+    window: Sizes | None = None
+    stride: Sizes | None = None
+    baseline: Baseline = 0.0
+    edge: str = "clip"
+    boxes: Tensor | Sequence[Any] | None = None
+    additional_forward_args: Sequence[Any] = ()
+    output: Output | None = None
+    layer: str | None = None
+    region: Tensor | str | None = None
+    probability: str | None = None
+    score: Score | None = None
+    targets: Sequence[int] | None = None
+    top: int | None = None
+    memory: int | None = None
+    show_progress: bool = False
+
+
+class Task:
+    """A request, checked, in the forms that a sweep takes."""
+
+    @torch.no_grad()
+    def __init__(self, request: Request) -> None:
+        images, memory, top = request.images, request.memory, request.top
+        probability, score = request.probability, request.score
         _check_images(images)
         self.images = images
-        self.positions = _positions(images.shape[1:], window, stride, edge, boxes)
-        self.content = _content(baseline, images)
+        self.positions = _positions(
+            images.shape[1:], request.window, request.stride, request.edge, request.boxes
+        )
+        self.content = _content(request.baseline, images)
         self.memory = MEMORY if memory is None else memory
         if not isinstance(self.memory, int) or self.memory <= 0:
             raise ValueError(f"expected memory to be a positive number of bytes, got {memory!r}")
@@ -201,25 +170,63 @@ class _Task:
             raise ValueError(
                 f"expected probability to be None, 'softmax' or 'sigmoid', got {probability!r}"
             )
-        if targets is not None and top is not None:
+        if request.targets is not None and top is not None:
             raise ValueError("expected either targets or top, got both")
         if score is not None and not callable(score):
             raise ValueError(f"expected score to be a function, got {score!r}")
         if top is not None and (not isinstance(top, int) or isinstance(top, bool) or top < 1):
             raise ValueError(f"expected top to be a positive integer, got {top!r}")
-        chosen = None if targets is None else _targets(targets)
-        self.call = Call(model, _arguments(additional_forward_args), images, output, layer)
+        chosen = None if request.targets is None else _targets(request.targets)
+        others = _arguments(request.additional_forward_args)
+        self.call = Call(request.model, others, images, request.output, request.layer)
         if self.call.owner is not None:
             check_fit(self.call.owner, images)
-        if region is not None:
-            self.call.in_region(_weights(region, self.call, images), probability)
+        if request.region is not None:
+            self.call.in_region(_weights(request.region, self.call, images), probability)
             probability = None
         self.readout = Readout(probability, score, chosen, top)
+        self.show_progress = request.show_progress
+        self._prepared: Prepared | None = None
 
     def prepared(self) -> Prepared:
-        return prepare(self.call, self.images)
+        """The model made ready, once."""
+        if self._prepared is None:
+            with torch.no_grad(), _alone(self.images.device):
+                self._prepared = prepare(self.call, self.images)
+        return self._prepared
 
-    def plan(self, prepared: Prepared) -> Plan:
+    def run(self) -> Occlusion:
+        """Sweep."""
+        images, call = self.images, self.call
+        with torch.no_grad(), _alone(images.device):
+            if not verify(self.prepared(), call, images):
+                forget(call)
+                self._prepared = None
+                verify(self.prepared(), call, images)
+            give_back()
+            prepared = self.prepared()
+            todo = self._plan(prepared)
+            _check_fits(todo)
+            boxes = len(images) * todo.positions
+            with tqdm(total=boxes, unit="box", disable=not self.show_progress) as bar:
+                if prepared.graph is None:
+                    found = run_plain(todo, call, images, self.content, self.readout, bar.update)
+                else:
+                    # A quarter of what the batches leave of the memory may hold weights packed for
+                    # them: as much again is free memory between blocks in use.
+                    prepared.packs.limit = max(0, todo.memory - todo.batch_bytes) // 4
+                    found = run_windows(
+                        todo, images, call.sides, self.content, self.readout, bar.update
+                    )
+            found.drops[:, todo.grid.empty.to(found.drops.device)] = 0
+            return Occlusion.of(found, todo.grid, images.shape[1:], todo)
+
+    def plan(self) -> Plan:
+        """What `run` would do."""
+        with torch.no_grad(), _alone(self.images.device):
+            return self._plan(self.prepared())
+
+    def _plan(self, prepared: Prepared) -> Plan:
         images, positions, memory = self.images, self.positions, self.memory
         outputs = prod(prepared.shape)
         columns = self.readout.columns(outputs)
