@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from backsight.captum import Occlusion
+from backsight.methods import occlusion as method
 from nets import NETS, random_images, seeded
 
 # Of the largest attribution.
@@ -549,6 +550,24 @@ def test_half_precision_comes_as_near_as_captum(dtype: torch.dtype) -> None:
     assert error <= 1.5 * of_captum
 
 
+@pytest.mark.parametrize("name", ["resnet18-0", "arguments", "inputs"])
+def test_autocast_comes_as_near_as_captum(name: str) -> None:
+    """By windows, of what the model computes there."""
+    case = CASES[name]
+    model, inputs, arguments = case.in_dtype(torch.float32)
+    full, _ = attribute(Occlusion, model, inputs, arguments)
+    with torch.autocast("cpu", torch.bfloat16):
+        ours, rows = attribute(Occlusion, model, inputs, arguments)
+        theirs, their_rows = attribute(captum.attr.Occlusion, model, inputs, arguments)
+    assert rows <= case.rows < their_rows
+    for mine, their, other, judge in zip(
+        *map(tuples, (ours, theirs, full)), truth(case), strict=True
+    ):
+        error, of_captum = ((found.double() - judge).abs().max() for found in (mine, their))
+        assert error <= 1.5 * of_captum < judge.abs().max()
+        assert not torch.equal(mine, other)
+
+
 @pytest.mark.parametrize("per_eval", [1, 4])
 @pytest.mark.parametrize("two", [False, True])
 def test_random_models_draw_what_captum_draws(per_eval: int, two: bool) -> None:
@@ -597,6 +616,15 @@ def test_an_argument_of_all_examples(count: int) -> None:
     theirs = captum.attr.Occlusion(model).attribute(x, **arguments)
     assert theirs.abs().max() > 1e-3
     assert (ours - theirs).abs().max() <= CLOSE * theirs.abs().max()
+
+
+def test_a_model_is_made_ready_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For the targets and for the sweep: it means a look at every weight."""
+    prepare, calls = method.prepare, []
+    monkeypatch.setattr(method, "prepare", lambda *a: calls.append(a) or prepare(*a))
+    _, inputs, arguments = CASES["resnet18-0"].in_dtype(torch.float32)
+    Occlusion(net("resnet18")).attribute(inputs, **arguments)
+    assert len(calls) == 1
 
 
 def test_changed_weights_count() -> None:

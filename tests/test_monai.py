@@ -234,6 +234,22 @@ def test_fp32_and_half() -> None:
 # --- faults that are not kept --------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("mode", [0.2, "mean_patch"])
+def test_the_callers_autocast_holds_for_the_model(mode: Any) -> None:
+    x, model = image("resnet18").float(), copy.deepcopy(built("resnet18")).float()
+    truth = slow(built("resnet18"), x.double(), (14, 14), mode=mode)
+    case = {"mask_size": 14, "mode": mode, "verbose": False}
+    full, _ = OcclusionSensitivity(model, **case)(x)
+    Counted.rows = 0
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        found, _ = OcclusionSensitivity(Counted(model), **case)(x)
+        own = slow(model, x, (14, 14), mode=mode)
+    assert Counted.rows <= OWN_ROWS
+    assert found.dtype == torch.float32
+    assert not torch.equal(found, full)
+    assert (found - truth).abs().max() <= 1.5 * (own - truth).abs().max()
+
+
 def test_a_patch_s_mean_stands_in_it() -> None:
     """MONAI multiplies the patch by its mean: a constant image would then change."""
     x = torch.full((1, 2, 20, 16), 0.5, dtype=torch.float64)

@@ -9,6 +9,8 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import prod
 from typing import Any, NoReturn, ParamSpec, TypeVar
 
 import torch
@@ -16,12 +18,9 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from . import ops
-from .methods.occlusion import occlusion
-from .sweep.call import Call
+from .dropin import ImagesFirst, swept, windowed
 from .sweep.grid import grid
-from .sweep.models import prepare
-from .sweep.plan import Plan
-from .sweep.precision import full_precision
+from .sweep.models import close
 
 __all__ = ["Occlusion"]
 
@@ -30,9 +29,6 @@ Result = TypeVar("Result")
 Inputs = TypeVar("Inputs", Tensor, tuple[Tensor, ...])
 Baseline = Tensor | int | float
 Target = int | tuple[Any, ...] | Tensor | list[int] | list[tuple[int, ...]] | None
-
-#: How far a sweep's unoccluded scores may lie from the model's own, relative to the largest.
-_AGREE = 1e-3
 
 
 def _unwrappable(method: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
@@ -51,8 +47,8 @@ class Occlusion:
     Runs by windows where it can: inputs (images, channels, *spatial), floating point, with one to
     three spatial axes, and a `forward_func` that `backsight.occlusion` captures, with the other
     inputs and arguments going along. Everything else runs as captum runs it, whole, on occluded
-    copies: any callable, models in training mode or under autocast, integers, features, one score
-    for the whole batch.
+    copies: any callable, models in training mode, integers, features, one score for the whole
+    batch. Under autocast the model runs as it does there, either way.
 
     It differs from captum where captum is at fault. Differences of scores are summed in fp64, not
     in the dtype of the scores. What an input or a baseline holds outside a box, infinity for
@@ -68,7 +64,7 @@ class Occlusion:
     def __init__(self, forward_func: Callable[..., Any]) -> None:
         self.forward_func = forward_func
         #: A module's forms with another input first: what is captured of them is kept with them.
-        self._moved: dict[int, _Moved] = {}
+        self._moved: dict[int, ImagesFirst] = {}
 
     @property
     def multiplies_by_inputs(self) -> bool:
@@ -150,6 +146,7 @@ class Occlusion:
         raise NotImplementedError("attribute_future is not implemented for Occlusion")
 
 
+@dataclass(frozen=True)
 class _Job:
     """One call of `attribute`, its arguments checked and brought to tuples of one entry per input.
 
@@ -157,25 +154,14 @@ class _Job:
         arithmetic gives the occluded copy.
     """
 
-    def __init__(
-        self,
-        forward_func: Callable[..., Any],
-        inputs: tuple[Tensor, ...],
-        windows: tuple[tuple[int, ...], ...],
-        strides: tuple[tuple[int, ...], ...],
-        fills: tuple[Tensor, ...],
-        target: Target,
-        further: tuple[Any, ...],
-        moved: dict[int, _Moved],
-    ) -> None:
-        self.forward_func = forward_func
-        self.moved = moved
-        self.inputs = inputs
-        self.windows = windows
-        self.strides = strides
-        self.fills = fills
-        self.target = target
-        self.further = further
+    forward_func: Callable[..., Any]
+    inputs: tuple[Tensor, ...]
+    windows: tuple[tuple[int, ...], ...]
+    strides: tuple[tuple[int, ...], ...]
+    fills: tuple[Tensor, ...]
+    target: Target
+    further: tuple[Any, ...]
+    moved: dict[int, ImagesFirst]
 
     def run(self, per_eval: int, progress: str | None) -> list[Tensor]:
         """Attributions of each input, fp32 or fp64; `progress` names the bar."""
@@ -190,38 +176,32 @@ class _Job:
     def _by_windows(self, index: int, progress: str | None) -> Tensor | None:
         """Attributions of an input by windows; None where that cannot be."""
         images, fill = self.inputs[index], self.fills[index]
-        if not _are_images(images, fill):
+        if fill.dtype != images.dtype:
             return None
-        model = self._with_first(index)
         others = (*self.inputs[:index], *self.inputs[index + 1 :], *self.further)
-        try:
-            with full_precision(images.device):
-                prepared = prepare(Call(model, others, images), images)
-        except Exception:  # whatever fails here runs, or fails, on whole copies
-            return None
-        if prepared.graph is None:
+        # All channels at once need no axis of their own.
+        first = int(self.windows[index][:1] == images.shape[1:2])
+        task = windowed(
+            self._with_first(index),
+            images,
+            window=self.windows[index][first:],
+            stride=self.strides[index][first:],
+            baseline=fill,
+            additional_forward_args=others,
+            show_progress=progress is not None,
+        )
+        if task is None:
             return None
         # Targets select from the scores' own indices just as they do from scores.
-        indices = torch.arange(prepared.graph.outputs).reshape(1, *prepared.shape)
-        chosen = _select(indices.expand(len(images), *prepared.shape), self.target)
+        shape = task.prepared().shape
+        indices = torch.arange(prod(shape)).reshape(1, *shape)
+        chosen = _select(indices.expand(len(images), *shape), self.target)
         targets, columns = chosen.unique(return_inverse=True)
-        # All channels at once need no axis of their own.
-        first = int(self.windows[index][0] == images.shape[1])
-        try:
-            result = occlusion(
-                model,
-                images,
-                window=self.windows[index][first:],
-                stride=self.strides[index][first:],
-                baseline=fill,
-                additional_forward_args=others,
-                targets=None if len(targets) == prepared.graph.outputs else targets.tolist(),
-                show_progress=progress is not None,
-            )
-        except (ValueError, RuntimeError):  # for instance, the model mixes the batch
+        if len(targets) < indices.numel():
+            task.keep(targets.tolist())
+        result = swept(task)
+        if result is None:
             return None
-        if not isinstance(result.plan, Plan) or not result.plan.windows:
-            return None  # what was captured does not compute what the model does
         columns = columns.reshape(len(images), -1).to(result.drops.device)
         if others and len(images) > 1 and not self._agrees(result.base.gather(1, columns)):
             return None
@@ -233,11 +213,11 @@ class _Job:
         """`forward_func` as a module that takes the input `index` before the others."""
         function = self.forward_func
         if not isinstance(function, nn.Module):
-            return _Moved(function, index)
+            return ImagesFirst(function, index)
         if not index:
             return function
         if index not in self.moved or self.moved[index].function is not function:
-            self.moved[index] = _Moved(function, index)
+            self.moved[index] = ImagesFirst(function, index)
         return self.moved[index]
 
     def _agrees(self, base: Tensor) -> bool:
@@ -246,8 +226,8 @@ class _Job:
         An argument may have as many entries as there are examples and yet belong to all of them.
         """
         own = _scores(self._forward(self.inputs, self.further), self.target)
-        own = own.reshape(base.shape).to(base)
-        return bool((own - base).abs().max() <= _AGREE * own.abs().max())
+        own = own.reshape(base.shape)
+        return close(base.to(own), own)
 
     # ------------------------------------------------------------------ plain
 
@@ -317,18 +297,6 @@ class _Job:
         return self.forward_func() if takes_none else self.forward_func(*inputs, *further)
 
 
-class _Moved(nn.Module):
-    """A callable as a module that takes the callable's argument `index` before the others."""
-
-    def __init__(self, function: Callable[..., Any], index: int) -> None:
-        super().__init__()
-        self.function = function
-        self.index = index
-
-    def forward(self, images: Tensor, *others: Any) -> Any:
-        return self.function(*others[: self.index], images, *others[self.index :])
-
-
 def _spread(drops: Tensor, boxes: Tensor, shape: Sequence[int]) -> Tensor:
     """The mean of drops (positions, scores) over the boxes that cover an element: (scores, *shape),
     shape being (channels, *spatial).
@@ -344,19 +312,6 @@ def _spread(drops: Tensor, boxes: Tensor, shape: Sequence[int]) -> Tensor:
         here = (boxes[:, 0] <= channel) & (channel < boxes[:, axes + 1])
         maps[:, channel] = ops.heatmap(drops[here], boxes[here][:, spatial], size, "mean")
     return maps
-
-
-def _are_images(images: Tensor, fill: Tensor) -> bool:
-    """Whether a sweep by windows takes these images and this content of the boxes."""
-    return (
-        images.is_floating_point()
-        and fill.dtype == images.dtype
-        and 3 <= images.ndim <= 5
-        and images.numel() > 0
-        and bool(torch.isfinite(images).all())
-        and bool(torch.isfinite(fill).all())
-        and not torch.is_autocast_enabled(images.device.type)
-    )
 
 
 # ---------------------------------------------------------------------- scores and targets

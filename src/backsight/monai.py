@@ -7,6 +7,7 @@ OcclusionSensitivity`: the same arguments and layouts (Cardoso et al., "MONAI", 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from . import ops
-from .methods.occlusion import occlusion, plan
+from .dropin import ImagesFirst, swept, windowed
 from .sweep.grid import grid, per_axis
 
 __all__ = ["OcclusionSensitivity"]
@@ -163,28 +164,30 @@ class OcclusionSensitivity:
     ) -> Tensor | None:
         """(positions, classes) fp64 scores; None where no windows can be run."""
         model = self.nn_module
-        if not isinstance(model, nn.Module) or torch.is_autocast_enabled(image.device.type):
+        if not isinstance(model, nn.Module):
             return None
         if kwargs:
-            model = _Bound(model, kwargs)
+            model = ImagesFirst(model, keywords=kwargs)
         # What stands in the boxes of one sweep is one picture: boxes of varying content that
         # overlap go into different sweeps.
         sweeps = [torch.arange(len(boxes))] if content.number is not None else _disjoint(boxes)
-        scores: Tensor | None = None
-        try:
-            graph = plan(model, image, boxes=boxes[sweeps[0]]).graph
-            if graph is None or len(graph.nodes[graph.output].shape or ()) != 1:
-                return None
-            with self._bar(len(boxes)) as bar:
-                for some in sweeps:
-                    baseline = content.picture(boxes[some])
-                    result = occlusion(model, image, boxes=boxes[some], baseline=baseline)
-                    if scores is None:
-                        scores = result.base.new_empty(len(boxes), result.base.shape[1])
-                    scores[some.to(scores.device)] = result.scores[0]
-                    bar.update(len(some))
-        except ValueError:  # for instance, the model mixes the batch
+        tasks = (
+            windowed(model, image, boxes=boxes[some], baseline=content.picture(boxes[some]))
+            for some in sweeps
+        )
+        first = next(tasks)
+        if first is None or len(first.prepared().shape) != 1:
             return None
+        scores: Tensor | None = None
+        with self._bar(len(boxes)) as bar:
+            for some, task in zip(sweeps, itertools.chain([first], tasks), strict=True):
+                result = swept(task) if task is not None else None
+                if result is None:
+                    return None
+                if scores is None:
+                    scores = result.base.new_empty(len(boxes), result.base.shape[1])
+                scores[some.to(scores.device)] = result.scores[0]
+                bar.update(len(some))
         return scores
 
     def _plainly(
@@ -209,18 +212,6 @@ class OcclusionSensitivity:
 
     def _bar(self, positions: int) -> Any:
         return tqdm(total=positions, unit="box", disable=not self.verbose)
-
-
-class _Bound(nn.Module):
-    """A model with its keyword arguments."""
-
-    def __init__(self, model: nn.Module, kwargs: dict[str, Any]) -> None:
-        super().__init__()
-        self.model = model
-        self.kwargs = kwargs
-
-    def forward(self, images: Tensor) -> Any:
-        return self.model(images, **self.kwargs)
 
 
 class _Content:

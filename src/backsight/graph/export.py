@@ -40,7 +40,7 @@ def export(module: nn.Module, examples: Sequence[Tensor]) -> Any:
                 # what autocast does becomes casts, and everything else stays as it is.
                 exported = exported.run_decompositions({})
     except Exception as error:
-        raise CaptureError(_first_line(error)) from error
+        raise CaptureError.of(error) from error
     return exported
 
 
@@ -56,11 +56,6 @@ def _quiet() -> Iterator[None]:
             yield
     finally:
         logger.setLevel(level)
-
-
-def _first_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[0] if lines else 'no message'}"[:200]
 
 
 def written_to(fx: Any) -> Any:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, replace
 from math import prod
 from typing import Any
 
@@ -194,6 +194,10 @@ class Task:
             with torch.no_grad(), _alone(self.images.device):
                 self._prepared = prepare(self.call, self.images)
         return self._prepared
+
+    def keep(self, targets: Sequence[int]) -> None:
+        """Keep the drops of these outputs only."""
+        self.readout = replace(self.readout, targets=_targets(targets))
 
     def run(self) -> Occlusion:
         """Sweep."""

@@ -26,8 +26,8 @@ from .call import Call
 from .fingerprint import Marks
 from .plain import check_scores, scores_of
 
-#: How far a replay may lie from the model's own output, relative to its largest score: folding
-#: rounds anew.
+#: How far a replay may lie from the model's own output of each dtype, relative to its largest
+#: score: folding rounds anew.
 _AGREE = {torch.float64: 1e-9, torch.float32: 1e-3, torch.float16: 2e-2, torch.bfloat16: 1e-1}
 
 
@@ -110,15 +110,10 @@ def _captured(call: Call, images: Tensor) -> Prepared:
         raise
     except Exception as error:
         # Whatever a model does that the graph has no place for, it runs as it is.
-        told = str(error) if isinstance(error, CaptureError) else _sentence(error)
         output = _own(call, images)
         scores_of(output, 1)
-        return Prepared(None, told, tuple(output.shape[1:]))
+        return Prepared(None, str(CaptureError.of(error)), tuple(output.shape[1:]))
     return Prepared(graph, None, graph.nodes[graph.output].shape, packs)
-
-
-def _sentence(error: Exception) -> str:
-    return f"{type(error).__name__} while it was captured: {error}"[:200]
 
 
 def _own(call: Call, images: Tensor) -> Tensor:
@@ -153,7 +148,7 @@ def verify(prepared: Prepared, call: Call, images: Tensor) -> bool:
             assert prepared.graph is not None
             return _agrees(prepared.graph, call, images, own)
         check_scores(own)
-        if not _close(scores_of(_own(call, images), 1), own):
+        if not close(scores_of(_own(call, images), 1), own):
             raise ValueError(
                 "expected a model without randomness, got other scores for the same image"
             )
@@ -175,14 +170,15 @@ def _check_independence(call: Call, images: Tensor, own: Tensor) -> None:
     strong = sign * (3 * image.flip(-1).abs() + image.abs().mean() + 1)
     for other in (image.flip(-1) * 0.5, strong):
         scores = scores_of(call(torch.cat([image, other]), *sides), 2)[:1]
-        if not _close(scores, own):
+        if not close(scores, own):
             raise ValueError(
                 "expected a model that scores each image by itself,"
                 " got other scores for the same image in another batch"
             )
 
 
-def _close(scores: Tensor, own: Tensor) -> bool:
+def close(scores: Tensor, own: Tensor) -> bool:
+    """Whether scores are a model's own but for rounding, in a dtype."""
     scale = own.abs().max().clamp_min(torch.finfo(own.dtype).tiny)
     return bool((scores - own).abs().max() <= _AGREE[own.dtype] * scale)
 
@@ -192,7 +188,7 @@ def _agrees(graph: Graph, call: Call, images: Tensor, own: Tensor) -> bool:
         replayed = graph(images[:1], *(side[:1] for side in call.sides)).reshape(1, -1)
     except Exception:
         return False  # what cannot be replayed reproduces nothing
-    return replayed.shape == own.shape and _close(replayed, own)
+    return replayed.shape == own.shape and close(replayed, own)
 
 
 def check_fit(model: nn.Module, images: Tensor) -> None:
