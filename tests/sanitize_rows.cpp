@@ -75,8 +75,16 @@ void step(const Rows& rows) {
   }
 }
 
-void expect_same(const Array& cpu, const Array& stepped, const char* op, int round) {
-  if (cpu.storage != stepped.storage) {
+// Writes `out` by the stepped body and by the CPU kernel.
+template <typename Rows, typename Params>
+void compare(Params& p, Array& out, void (*kernel)(const Params&, int), const char* op, int round) {
+  Array stepped = out;
+  p.out = stepped.view;
+  p.out.data = reinterpret_cast<char*>(stepped.storage.data());
+  step(Rows(p));
+  p.out = out.view;
+  kernel(p, static_cast<int>(draw(1, 3)));
+  if (out.storage != stepped.storage) {
     std::fprintf(stderr, "%s: expected the CPU kernel's output, got another in round %d\n", op,
                  round);
     std::exit(1);
@@ -121,13 +129,7 @@ void splice_round(int round) {
   p.patch_at = patch_at.data();
   p.window_at = window_at.data();
   p.outside = 0.25;
-  Array stepped = out;
-  p.out = stepped.view;
-  p.out.data = reinterpret_cast<char*>(stepped.storage.data());
-  step(SpliceRows(p));
-  p.out = out.view;
-  cpu::splice(p, static_cast<int>(draw(1, 3)));
-  expect_same(out, stepped, "splice", round);
+  compare<SpliceRows>(p, out, cpu::splice, "splice", round);
 }
 
 void occlude_round(int round) {
@@ -151,13 +153,7 @@ void occlude_round(int round) {
     for (auto& stride : p.baseline.stride) stride = 0;
   }
   p.boxes = boxes.data();
-  Array stepped = out;
-  p.out = stepped.view;
-  p.out.data = reinterpret_cast<char*>(stepped.storage.data());
-  step(OccludeRows(p));
-  p.out = out.view;
-  cpu::occlude(p, static_cast<int>(draw(1, 3)));
-  expect_same(out, stepped, "occlude", round);
+  compare<OccludeRows>(p, out, cpu::occlude, "occlude", round);
 }
 
 }  // namespace

@@ -41,6 +41,15 @@ def gradient(operation: Callable[[torch.Tensor], torch.Tensor], size_in: int) ->
     return (jacobian[:, 0, 0] != 0).numpy()
 
 
+def check_kernel(rule: Sliding | Transposed, true: np.ndarray) -> None:
+    table = reads(rule)
+    assert (table >= true).all()  # holes of a dilated kernel count as read
+    if rule.dilation == 1:
+        assert (table == true).all()
+    check_forward(rule, table)
+    check_windows(rule)
+
+
 @settings(deadline=None, max_examples=200)
 @given(
     size=sizes,
@@ -57,12 +66,7 @@ def test_sliding_is_what_conv1d_reads(
     weight = torch.ones(1, 1, kernel, dtype=torch.float64)
     true = gradient(lambda x: F.conv1d(x, weight, None, stride, padding, dilation), size)
     rule = Sliding(size, len(true), kernel, stride, padding, dilation)
-    table = reads(rule)
-    assert (table >= true).all()  # holes of a dilated kernel count as read
-    if dilation == 1:
-        assert (table == true).all()
-    check_forward(rule, table)
-    check_windows(rule)
+    check_kernel(rule, true)
 
 
 @settings(deadline=None, max_examples=100)
@@ -94,12 +98,7 @@ def test_transposed_is_what_conv_transpose1d_reads(
         lambda x: F.conv_transpose1d(x, weight, None, stride, padding, extra, 1, dilation), size
     )
     rule = Transposed(size, len(true), kernel, stride, padding, dilation)
-    table = reads(rule)
-    assert (table >= true).all()  # holes of a dilated kernel count as read
-    if dilation == 1:
-        assert (table == true).all()
-    check_forward(rule, table)
-    check_windows(rule)
+    check_kernel(rule, true)
 
 
 @settings(deadline=None, max_examples=200)

@@ -46,6 +46,18 @@ def test_a_red_spot_is_red_and_a_blue_one_blue() -> None:
     assert max(nothing) - min(nothing) <= 2
 
 
+def assert_apart(figure: Any, boxes: list[Any]) -> None:
+    """All of them inside the figure, and none over another."""
+    width, height = figure.canvas.get_width_height()
+    for box in boxes:
+        assert box.x0 >= 0
+        assert box.y0 >= 0
+        assert box.x1 <= width
+        assert box.y1 <= height
+    pairs = [(i, j) for i, a in enumerate(boxes) for j in range(i) if a.overlaps(boxes[j])]
+    assert not pairs, [(boxes[i], boxes[j], i, j) for i, j in pairs]
+
+
 @pytest.mark.parametrize("shape", [(40, 60), (60, 40), (10, 90), (90, 10), (227, 227)])
 def test_no_text_is_clipped_and_none_overlaps(shape: tuple[int, int]) -> None:
     photo = np.zeros((*shape, 3), np.uint8)
@@ -59,7 +71,6 @@ def test_no_text_is_clipped_and_none_overlaps(shape: tuple[int, int]) -> None:
         box=(0, 0, 5, 5),
     )
     figure.canvas.draw()
-    width, height = figure.canvas.get_width_height()
     bar = figure.axes[-1]
     words = [figure.get_suptitle(), figure.get_supxlabel()]
     drawn = [text for text in figure.findobj(matplotlib.text.Text) if text.get_text() in words]
@@ -67,12 +78,7 @@ def test_no_text_is_clipped_and_none_overlaps(shape: tuple[int, int]) -> None:
     boxes = [text.get_window_extent() for text in drawn if text.get_text()]
     boxes += [panel.get_window_extent() for panel in figure.axes]
     assert len(boxes) > 8
-    for box in boxes:
-        assert box.x0 >= 0
-        assert box.y0 >= 0
-        assert box.x1 <= width
-        assert box.y1 <= height
-    assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
+    assert_apart(figure, boxes)
 
 
 def figure_7(shape: tuple[int, int] = (60, 90), **changed: Any) -> Any:
@@ -96,7 +102,6 @@ def figure_7(shape: tuple[int, int] = (60, 90), **changed: Any) -> Any:
 def test_no_text_of_the_readings_is_clipped_and_none_overlaps(shape: tuple[int, int]) -> None:
     figure = figure_7(shape)
     figure.canvas.draw()
-    width, height = figure.canvas.get_width_height()
     bars = [child for panel in figure.axes for child in panel.child_axes]
     assert len(bars) == 2
     legend = figure.axes[3].get_legend()
@@ -111,13 +116,7 @@ def test_no_text_of_the_readings_is_clipped_and_none_overlaps(shape: tuple[int, 
     boxes += [legend.get_window_extent()]
     boxes += [panel.get_window_extent() for panel in (*figure.axes, *bars)]
     assert len(boxes) > 20
-    for box in boxes:
-        assert box.x0 >= 0
-        assert box.y0 >= 0
-        assert box.x1 <= width
-        assert box.y1 <= height
-    pairs = [(i, j) for i, a in enumerate(boxes) for j in range(i) if a.overlaps(boxes[j])]
-    assert not pairs, [(boxes[i], boxes[j], i, j) for i, j in pairs]
+    assert_apart(figure, boxes)
 
 
 def test_readings_stand_where_their_boxes_were() -> None:

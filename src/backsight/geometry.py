@@ -75,14 +75,7 @@ class Identity:
 
 
 @dataclass(frozen=True)
-class Sliding:
-    """Output cell o reads inputs o·stride - padding + j·dilation for j < kernel (convolutions and
-    pools).
-
-    `padding` is what stands before the first cell; what follows the last one is implied by
-    `size_out`, so that `same` padding of even kernels and ceil_mode need nothing of their own.
-    """
-
+class _Kernel:
     size_in: int
     size_out: int
     kernel: int
@@ -92,8 +85,18 @@ class Sliding:
 
     @property
     def reach(self) -> int:
-        """Cells from the first to the last input of one output."""
+        """Cells from the first to the last of the cells under a kernel."""
         return (self.kernel - 1) * self.dilation + 1
+
+
+@dataclass(frozen=True)
+class Sliding(_Kernel):
+    """Output cell o reads inputs o·stride - padding + j·dilation for j < kernel (convolutions and
+    pools).
+
+    `padding` is what stands before the first cell; what follows the last one is implied by
+    `size_out`, so that `same` padding of even kernels and ceil_mode need nothing of their own.
+    """
 
     def forward(self, start: Cells, stop: Cells) -> Interval:
         first = -((self.reach - 1 - self.padding - start) // self.stride)
@@ -251,25 +254,13 @@ class Listed(Intervals):
 
 
 @dataclass(frozen=True)
-class Transposed:
+class Transposed(_Kernel):
     """Input cell i is read by outputs i·stride - padding + j·dilation for j < kernel (transposed
     convolutions).
 
     Output padding is implied by `size_out`. Holes of a dilated kernel count as read. Where the
     stride exceeds the kernel's reach, outputs between two kernels read nothing.
     """
-
-    size_in: int
-    size_out: int
-    kernel: int
-    stride: int = 1
-    padding: int = 0
-    dilation: int = 1
-
-    @property
-    def reach(self) -> int:
-        """Cells from the first to the last output of one input."""
-        return (self.kernel - 1) * self.dilation + 1
 
     @property
     def tile(self) -> int:

@@ -242,25 +242,12 @@ def _fake_splice(
     window_at: Tensor,
     size: Sequence[int],
     outside: float = 0.0,
-) -> Tensor:
-    shape = check_splice(base, base_index, base_at, extent, patch, patch_at, window_at, size)
-    return empty_like_format(base, shape)
-
-
-def _fake_splice_out(
-    base: Tensor,
-    base_index: Tensor,
-    base_at: Sequence[int],
-    extent: Sequence[int],
-    patch: Tensor,
-    patch_at: Tensor,
-    window_at: Tensor,
-    size: Sequence[int],
-    outside: float = 0.0,
     *,
-    out: Tensor,
+    out: Tensor | None = None,
 ) -> Tensor:
     shape = check_splice(base, base_index, base_at, extent, patch, patch_at, window_at, size)
+    if out is None:
+        return empty_like_format(base, shape)
     check_out("splice", out, shape, "base", base)
     return out
 
@@ -271,6 +258,6 @@ for _name, _fake in (
     ("occlude", _fake_occlude),
     ("occlude.out", _fake_occlude_out),
     ("splice", _fake_splice),
-    ("splice.out", _fake_splice_out),
+    ("splice.out", _fake_splice),
 ):
     torch.library.register_fake(f"backsight::{_name}", _fake, lib=LIBRARY)

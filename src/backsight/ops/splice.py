@@ -18,7 +18,7 @@ from backsight.ops._schemas import (
 )
 
 
-def _launch(
+def _splice(
     base: Tensor,
     base_index: Tensor,
     base_at: Sequence[int],
@@ -26,9 +26,15 @@ def _launch(
     patch: Tensor,
     patch_at: Tensor,
     window_at: Tensor,
-    outside: float,
-    out: Tensor,
+    size: Sequence[int],
+    outside: float = 0.0,
+    *,
+    out: Tensor | None = None,
 ) -> Tensor:
+    shape = check_splice(base, base_index, base_at, extent, patch, patch_at, window_at, size)
+    if out is not None:
+        check_out("splice", out, shape, "base", base)
+    dense = out if out is not None and is_dense(out) else empty_like_format(base, shape)
     base_index = base_index.contiguous()  # named: the copies live until the kernel has run
     patch_at = patch_at.contiguous()
     window_at = window_at.contiguous()
@@ -48,52 +54,16 @@ def _launch(
         patch_at.data_ptr(),
         window_at.data_ptr(),
         outside,
-        out.data_ptr(),
-        out.shape,
-        out.stride(),
+        dense.data_ptr(),
+        dense.shape,
+        dense.stride(),
     )
-    return out
-
-
-def _splice(
-    base: Tensor,
-    base_index: Tensor,
-    base_at: Sequence[int],
-    extent: Sequence[int],
-    patch: Tensor,
-    patch_at: Tensor,
-    window_at: Tensor,
-    size: Sequence[int],
-    outside: float = 0.0,
-) -> Tensor:
-    shape = check_splice(base, base_index, base_at, extent, patch, patch_at, window_at, size)
-    out = empty_like_format(base, shape)
-    return _launch(base, base_index, base_at, extent, patch, patch_at, window_at, outside, out)
-
-
-def _splice_out(
-    base: Tensor,
-    base_index: Tensor,
-    base_at: Sequence[int],
-    extent: Sequence[int],
-    patch: Tensor,
-    patch_at: Tensor,
-    window_at: Tensor,
-    size: Sequence[int],
-    outside: float = 0.0,
-    *,
-    out: Tensor,
-) -> Tensor:
-    shape = check_splice(base, base_index, base_at, extent, patch, patch_at, window_at, size)
-    check_out("splice", out, shape, "base", base)
-    dense = out if is_dense(out) else empty_like_format(base, shape)
-    _launch(base, base_index, base_at, extent, patch, patch_at, window_at, outside, dense)
-    return out if dense is out else out.copy_(dense)
+    return dense if out is None or out is dense else out.copy_(dense)
 
 
 for _key in KEYS:
     LIBRARY.impl("splice", _splice, _key)
-    LIBRARY.impl("splice.out", _splice_out, _key)
+    LIBRARY.impl("splice.out", _splice, _key)
 
 
 def splice(
