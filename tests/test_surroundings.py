@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 import threading
 from collections.abc import Callable
 
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 import backsight
+from backsight.sweep import allocator
 from nets import AUTOCAST, MULTI, NETS, calibrate, random_images, seeded
 from oracle import oracle
 from test_occlusion_oracle import assert_drops
@@ -230,3 +232,26 @@ def test_nothing_is_left_after_an_interrupt(monkeypatch: pytest.MonkeyPatch) -> 
     assert torch.is_grad_enabled()
     result = backsight.occlusion(model, images, window=8, layer="conv")
     assert torch.equal(result.drops, expected.drops)
+
+
+def test_freed_memory_is_kept_during_sweeps_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first of several sweeps sets it, the last one ends it, also after an exception."""
+    calls: list[tuple[int, int]] = []
+    monkeypatch.setattr(
+        allocator, "_function", lambda name: lambda *a: calls.append(a) if name == "mallopt" else 0
+    )
+    for name in [n for n in os.environ if n.startswith("MALLOC_") or n == "GLIBC_TUNABLES"]:
+        monkeypatch.delenv(name)
+    with allocator.reuse():
+        began = len(calls)
+        assert began == len(allocator._KEEPING)
+        with pytest.raises(KeyError), allocator.reuse():
+            raise KeyError
+        assert len(calls) == began
+    assert {a[0] for a in calls[:began]} <= {a[0] for a in calls[began:]}
+    assert dict(calls[began:]) == allocator._ADAPTED
+    calls.clear()
+    monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "131072")
+    with allocator.reuse():
+        assert calls == []
+    assert calls == []

@@ -158,6 +158,21 @@ def test_the_head_s_batches_lose_no_position(monkeypatch: pytest.MonkeyPatch) ->
         assert (drops - expected[:, :count]).abs().max() <= 1e-4 * largest
 
 
+def test_batches_hold_no_more_than_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, images = built("squeezenet1_1"), NETS["squeezenet1_1"].images()
+    expected = backsight.occlusion(model, images, window=12)
+    large = max(g.item_bytes * g.batch for g in expected.plan.groups)
+    tight = Machine(flops=1e12, bandwidth=1e12, launch=1.0, rows=64, cache=large // 3)
+    monkeypatch.setattr(Machine, "of", classmethod(lambda cls, device, dtype: tight))
+    # Another number of positions, so that the plan is made anew.
+    result = backsight.occlusion(model, images, boxes=expected.boxes[1:])
+    groups = result.plan.groups
+    assert all(g.item_bytes * g.batch <= tight.cache or g.batch == 1 for g in groups)
+    assert max(g.batches for g in groups) > 1
+    largest = expected.drops.abs().max()
+    assert (result.drops - expected.drops[:, 1:]).abs().max() <= 1e-4 * largest
+
+
 def test_several_threads_at_once() -> None:
     model, images = built("squeezenet1_1"), NETS["squeezenet1_1"].images()
     expected = backsight.occlusion(model, images, window=12).drops

@@ -18,7 +18,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from .. import baselines
-from ..sweep.allocator import give_back
+from ..sweep.allocator import give_back, reuse
 from ..sweep.call import Call, Model, Output
 from ..sweep.content import Content, Inpainting, Picture
 from ..sweep.grid import Grid, explicit, grid, per_axis, with_channels
@@ -202,7 +202,7 @@ class Task:
     def run(self) -> Occlusion:
         """Sweep."""
         images, call = self.images, self.call
-        with torch.no_grad(), _alone(images.device):
+        with torch.no_grad(), _alone(images.device), reuse():
             if not verify(self.prepared(), call, images):
                 forget(call)
                 self._prepared = None

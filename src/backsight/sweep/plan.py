@@ -26,19 +26,22 @@ NULLS = 4
 class Machine:
     """Rough rates that decide how positions are grouped. Constants, so that a plan does not change
     from run to run.
+
+    A batch has at most `rows` rows, and fewer where they would hold more than `cache` bytes.
     """
 
     flops: float
     bandwidth: float
     launch: float
     rows: int
+    cache: int = 1 << 40
 
     @classmethod
     def of(cls, device: torch.device, dtype: torch.dtype) -> Machine:
         if device.type == "cpu":
             scale = 0.5 if dtype == torch.float64 else 1.0
             threads = torch.get_num_threads()
-            return cls(60e9 * scale * threads, 8e9, 12e-6, 64)
+            return cls(60e9 * scale * threads, 8e9, 12e-6, 64, 64 << 20)
         return cls(30e12 if dtype != torch.float64 else 20e12, 2e12, 8e-6, 1024)
 
 
@@ -501,7 +504,8 @@ def _group(
     }
     item = _item_bytes(graph, tail, steps, window)
     # Half of the memory is left to the head, where there is one.
-    most = max(1, min(machine.rows, memory // (max(item, 1) * (2 if head else 1))))
+    room = min(machine.cache, memory // (2 if head else 1))
+    most = max(1, min(machine.rows, room // max(item, 1)))
     batches = ceil(items / most)
     return Group(
         positions,
