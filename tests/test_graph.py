@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from itertools import product
 
 import pytest
 import torch
@@ -19,7 +20,8 @@ from backsight.graph import (
     projective_fields,
     receptive_field,
 )
-from nets import NETS, alexnet, resnet18, resnet50, squeezenet1_1, vgg16
+from backsight.graph.kinds import MAX_POOLS, separable_max
+from nets import NETS, alexnet, random_images, resnet18, resnet50, squeezenet1_1, vgg16
 
 CPU = torch.device("cpu")
 CAPTURED = [name for name, case in NETS.items() if case.capture]
@@ -202,3 +204,17 @@ def test_in_place_operations(view: bool) -> None:
     x = torch.randn(3, 3, 9, 7)
     with torch.no_grad():
         assert torch.equal(graph(x), model(x))
+
+
+@pytest.mark.parametrize("axes", [1, 2, 3])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_maxima_axis_by_axis_are_torch_s(axes: int, dtype: torch.dtype) -> None:
+    pool = MAX_POOLS[axes]
+    x = random_images((5, 13, 11, 12)[: axes + 1], 3, seed=1).to(dtype)
+    x.view(-1)[::7] = -torch.inf
+    x.view(-1)[::31] = torch.nan
+    for kernel, stride, dilation in product((1, 2, 3), (1, 2, 3), (1, 2)):
+        sizes = [kernel, 2, 1][:axes], [stride, 1, 2][:axes], [dilation, 1, 3][:axes]
+        found, expected = separable_max(x, *sizes), pool(x, sizes[0], sizes[1], 0, sizes[2])
+        assert torch.equal(found.isnan(), expected.isnan())
+        assert torch.equal(found.nan_to_num(9.0), expected.nan_to_num(9.0))

@@ -357,7 +357,26 @@ class MaxPool(Kind):
 
     def windows(self, node: Node, values: Values, reads: Mapping[int, Where], out: Where) -> Any:
         x, kernel, stride, _, dilation, _ = node.args
+        if values[x.index].is_cpu and max(kernel) <= 3 and values[x.index].numel():
+            return separable_max(values[x.index], kernel, stride, dilation)
         return MAX_POOLS[len(kernel)](values[x.index], kernel, stride, 0, dilation)
+
+
+def separable_max(
+    x: Tensor, kernel: Sequence[int], stride: Sequence[int], dilation: Sequence[int]
+) -> Tensor:
+    """Maxima axis by axis: the bits of torch's pool, which keeps indices too, in less time."""
+    for axis, (k, s, d) in enumerate(zip(kernel, stride, dilation, strict=True)):
+        dim = 2 + axis
+        span = (x.shape[dim] - d * (k - 1) - 1) // s * s + 1
+        index = (slice(None),) * dim
+        parts = [x[(*index, slice(j * d, j * d + span, s))] for j in range(k)]
+        if k > 1:
+            parts[1] = torch.maximum(parts[0], parts[1])
+        for part in parts[2:]:
+            torch.maximum(parts[1], part, out=parts[1])
+        x = parts[min(1, k - 1)]
+    return x
 
 
 class AvgPool(Kind):
