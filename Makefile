@@ -48,8 +48,9 @@ demo: $(if $(wildcard $(VENV)/.dev),$(VENV)/.dev,$(VENV)/.demo)
 	  "$$($(BIN)/python -c 'import skimage, os; print(os.path.dirname(skimage.__file__))')/data/coffee.png" \
 	  --model squeezenet --window 32 --stride 8 -o demo
 
+# Most tests are Python's work, so one process a core; each op's tests set its threads themselves.
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal $(PYTEST_ARGS)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
