@@ -20,7 +20,7 @@ from backsight.graph import (
     projective_fields,
     receptive_field,
 )
-from backsight.graph.kinds import MAX_POOLS, separable_max
+from backsight.graph.kinds import MAX_POOLS, Convolution, separable_max
 from nets import NETS, alexnet, random_images, resnet18, resnet50, squeezenet1_1, vgg16
 
 CPU = torch.device("cpu")
@@ -218,3 +218,24 @@ def test_maxima_axis_by_axis_are_torch_s(axes: int, dtype: torch.dtype) -> None:
         found, expected = separable_max(x, *sizes), pool(x, sizes[0], sizes[1], 0, sizes[2])
         assert torch.equal(found.isnan(), expected.isnan())
         assert torch.equal(found.nan_to_num(9.0), expected.nan_to_num(9.0))
+
+
+@pytest.mark.parametrize("axes", [2, 3])
+def test_single_channels_convolved_into_single_cells(axes: int) -> None:
+    """oneDNN misreads such windows where they lie with their channels last."""
+    torch.manual_seed(0)
+    convolution = (nn.Conv2d, nn.Conv3d)[axes - 2]
+    model = nn.Sequential(convolution(1, 8, 2, (1,) * (axes - 1) + (3,)), nn.ReLU()).eval()
+    graph = lower(capture(model, (1, *[9] * axes), torch.float32, CPU), Packs())
+    node = graph.nodes[graph.output]
+    assert isinstance(node.kind, Convolution)  # with the ReLU in it
+    _, weight, bias, *rest = node.args
+    constants = [graph.nodes[ref.index].value for ref in (weight, bias)]
+    for width in range(2, 9):
+        for rows in (2, 3, 7):
+            x = torch.randn(5, rows, *[4] * (axes - 2), width, 1).movedim(-1, 1)
+            with torch.no_grad():
+                found = node.target(x, *constants, *rest)
+                expected = copy.deepcopy(model).double()(x.double())
+            assert expected.std() > 0.1
+            torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=1e-5)

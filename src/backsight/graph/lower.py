@@ -91,9 +91,16 @@ class _Packed:
         groups: int,
         activation: Activation | None = None,
     ) -> Tensor:
+        plain = kinds.Convolution.of
         if isinstance(padding, str) or not x.numel():
-            plain = kinds.Convolution.of
             return plain(x, weight, bias, stride, padding, dilation, groups, activation)
+        if weight.shape[1] == 1 and stride[-1] > 1:
+            reach = dilation[-1] * (weight.shape[-1] - 1) + stride[-1]
+            if x.shape[-1] + 2 * padding[-1] <= reach:  # one cell comes out
+                # There oneDNN reads beyond single channels that lie last (3.12, AVX-512); strides
+                # that view() makes do not say that they do.
+                x = x.contiguous().flatten(1).view(x.shape)
+                return plain(x, weight, bias, stride, padding, dilation, groups, activation)
         fused = activation or Activation("none")
         shape = list(x.shape)
         packed = self.packs.get(
