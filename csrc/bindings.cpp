@@ -14,8 +14,12 @@ namespace py = pybind11;
 namespace backsight {
 namespace {
 
+py::handle entry(const py::handle& sequence, Py_ssize_t i) {
+  return PySequence_Fast_GET_ITEM(sequence.ptr(), i);
+}
+
 int64_t item(const py::handle& sequence, Py_ssize_t i) {
-  const int64_t value = PyLong_AsLongLong(PySequence_Fast_GET_ITEM(sequence.ptr(), i));
+  const int64_t value = PyLong_AsLongLong(entry(sequence, i).ptr());
   if (value == -1 && PyErr_Occurred()) throw py::error_already_set();
   return value;
 }
@@ -63,6 +67,24 @@ OccludeParams occlude_params(int dtype, uintptr_t image, py::handle image_shape,
   p.copies = copies;
   p.boxes = int64s(boxes);
   p.dims = static_cast<int>(length(out_shape)) - 2;
+  return p;
+}
+
+PreactivationParams preactivation_params(int dtype, py::handle maps, py::handle map_shapes,
+                                         py::handle map_strides, uintptr_t scale, uintptr_t shift,
+                                         uintptr_t out, py::handle out_shape,
+                                         py::handle out_stride) {
+  PreactivationParams p;
+  p.dtype = static_cast<DType>(dtype);
+  const Py_ssize_t count = length(maps);
+  if (length(map_shapes) != count || length(map_strides) != count)
+    throw py::value_error("expected a shape and a stride for each map");
+  for (Py_ssize_t i = 0; i < count; ++i)
+    p.maps.push_back(
+        view(static_cast<uintptr_t>(item(maps, i)), entry(map_shapes, i), entry(map_strides, i)));
+  p.out = view(out, out_shape, out_stride);
+  p.scale = reinterpret_cast<const char*>(scale);
+  p.shift = reinterpret_cast<const char*>(shift);
   return p;
 }
 
@@ -149,5 +171,7 @@ PYBIND11_MODULE(_C, m) {
   def_op(m, "heatmap", &heatmap_params, &cpu::heatmap, CUDA_OR_NULL(cuda::heatmap));
   def_op(m, "heatmap_phases", &heatmap_params, &cpu::heatmap_phases, nullptr);
   def_op(m, "occlude", &occlude_params, &cpu::occlude, CUDA_OR_NULL(cuda::occlude));
+  def_op(m, "preactivation", &preactivation_params, &cpu::preactivation,
+         CUDA_OR_NULL(cuda::preactivation));
   def_op(m, "splice", &splice_params, &cpu::splice, CUDA_OR_NULL(cuda::splice));
 }

@@ -13,6 +13,7 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
 namespace backsight {
 
@@ -62,6 +63,20 @@ struct HeatmapParams {
 // Bytes of scratch that cuda::heatmap needs, whatever the boxes are.
 int64_t heatmap_workspace(const HeatmapParams& p);
 
+// Batch norm and ReLU over maps joined along the channels: with x the maps' channels one map after
+// the other,
+//   out[n, c, ...] = max(x[n, c, ...] * scale[c] + shift[c], 0)
+// in float64 for float64 and in float32 for all others: product and sum are each rounded there,
+// never contracted, and the result once to dtype. NaN stays NaN, and -0 stays -0. A map of no
+// channels counts for nothing.
+struct PreactivationParams {
+  DType dtype;             // of maps and out
+  std::vector<View> maps;  // each (N, C_i, *S)
+  View out;                // (N, C, *S) with C the sum of C_i, dense, contiguous or channels last
+  const char* scale;       // (C,) contiguous, of the dtype computed in
+  const char* shift;       // likewise
+};
+
 // B windows of M base maps, with a patch pasted over each. The cell of window b at global
 // coordinate g is, for every channel,
 //   outside                                if g lies outside [0, extent) on any axis, else
@@ -88,6 +103,7 @@ void heatmap(const HeatmapParams& p, int threads);
 // What cuda::heatmap does, its threads one after the other, whatever `threads` is; for tests.
 void heatmap_phases(const HeatmapParams& p, int threads);
 void occlude(const OccludeParams& p, int threads);
+void preactivation(const PreactivationParams& p, int threads);
 void splice(const SpliceParams& p, int threads);
 }  // namespace cpu
 
@@ -103,6 +119,7 @@ Info info();
 // `stream` is a cudaStream_t. Launches only: capturable in a graph.
 void heatmap(void* stream, const HeatmapParams& p);
 void occlude(void* stream, const OccludeParams& p);
+void preactivation(void* stream, const PreactivationParams& p);
 void splice(void* stream, const SpliceParams& p);
 }  // namespace cuda
 

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "core/occlude.h"
+#include "core/preactivation.h"
 #include "core/rows.h"
 #include "core/splice.h"
 
@@ -156,6 +157,86 @@ void occlude_round(int round) {
   compare<OccludeRows>(p, out, cpu::occlude, "occlude", round);
 }
 
+// All maps, one launch each.
+template <typename T, bool kChannelsLast>
+void step(const PreactivationParams& p) {
+  int64_t first = 0;
+  for (const View& map : p.maps) {
+    const PreactivationSlice<T> slice(p, map, first);
+    const View& out = slice.out;
+    first += map.c;
+    const int64_t cells = out.n * out.size[0] * out.size[1];
+    const int64_t count = cells * (kChannelsLast ? out.size[2] : out.c);
+    const int64_t length = kChannelsLast ? out.c : out.size[2];
+    if (count * length == 0) continue;
+    const int64_t threads = int64_t{1} << draw(0, 3);
+    if (rows_are_aligned(slice.in, kChannelsLast, sizeof(T)) &&
+        rows_are_aligned(out, kChannelsLast, sizeof(T))) {
+      step<T, kChannelsLast, 16 / sizeof(T)>(slice, count, threads);
+    } else {
+      step<T, kChannelsLast, 1>(slice, count, threads);
+    }
+  }
+}
+
+// A map without its last channels, cells or entries, so that it lies in a larger array.
+View cut(View v) {
+  if (draw(0, 1)) v.n -= v.n > 0;
+  if (draw(0, 1)) v.c -= v.c > 0;
+  for (auto& size : v.size) size -= size > 1 && draw(0, 1);
+  return v;
+}
+
+void preactivation_round(int round) {
+  PreactivationParams p;
+  p.dtype = static_cast<DType>(draw(0, 3));
+  const int64_t element = element_size(p.dtype);
+  const int dims = static_cast<int>(draw(1, 3));
+  int64_t size[kAxes];
+  draw_sizes(size, dims, 0, 9);
+  const bool last = draw(0, 1);
+  const auto channels = [&] { return draw(0, 1) ? draw(0, 19) : 8 * draw(0, 4); };
+  std::vector<Array> maps;
+  maps.reserve(4);  // views point into them
+  maps.emplace_back(draw(0, 3), channels(), size, draw(0, 3) ? last : !last, element);
+  const View first = cut(maps[0].view);
+  p.maps.push_back(first);
+  for (int64_t i = draw(0, 3); i > 0; --i) {
+    int64_t larger[kAxes];
+    for (int axis = 0; axis < kAxes; ++axis) larger[axis] = first.size[axis] + draw(0, 1);
+    maps.emplace_back(first.n, channels(), larger, draw(0, 3) ? last : !last, element);
+    View map = maps.back().view;
+    for (int axis = 0; axis < kAxes; ++axis) map.size[axis] = first.size[axis];
+    p.maps.push_back(map);
+  }
+  int64_t total = 0;
+  for (const View& map : p.maps) total += map.c;
+  Array out(first.n, total, first.size, last, element);
+  Array stepped = out;
+  // Finite: of two NaNs it is the compiler's choice which one comes out.
+  std::vector<double> wide(static_cast<size_t>(2 * total));
+  for (auto& v : wide) v = static_cast<double>(draw(-99, 99)) / 16;
+  std::vector<float> narrow(wide.begin(), wide.end());
+  const bool doubles = p.dtype == DType::kFloat64;
+  p.scale = doubles ? reinterpret_cast<const char*>(wide.data())
+                    : reinterpret_cast<const char*>(narrow.data());
+  p.shift = p.scale + total * (doubles ? 8 : 4);
+  p.out = stepped.view;
+  p.out.data = reinterpret_cast<char*>(stepped.storage.data());
+  with_element(p.dtype, [&](auto one) {
+    using T = decltype(one);
+    return channels_last(p.out) ? step<T, true>(p) : step<T, false>(p);
+  });
+  p.out = out.view;
+  cpu::preactivation(p, static_cast<int>(draw(1, 3)));
+  if (out.storage != stepped.storage) {
+    std::fprintf(stderr,
+                 "preactivation: expected the CPU kernel's output, got another in round %d\n",
+                 round);
+    std::exit(1);
+  }
+}
+
 }  // namespace
 
 int main() {
@@ -163,6 +244,7 @@ int main() {
   for (int round = 0; round < kRounds; ++round) {
     splice_round(round);
     occlude_round(round);
+    preactivation_round(round);
   }
   std::printf("rows: %d rounds of each op, device bodies equal the CPU kernels\n", kRounds);
 }

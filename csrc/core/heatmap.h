@@ -23,14 +23,6 @@
 namespace backsight {
 namespace heatmap {
 
-// What scores are computed in: double for double, float for all others.
-template <typename T>
-HD float widen(T x) {
-  return to_float(x);
-}
-HD float widen(float x) { return x; }
-HD double widen(double x) { return x; }
-
 // Float is the type scores are computed in.
 template <typename Float>
 struct Format;

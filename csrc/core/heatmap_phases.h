@@ -598,18 +598,6 @@ void run_kernels(const HeatmapParams& p, const Zero& zero, const Launch& launch)
   }
 }
 
-// Calls run(T{}) with the element type of a dtype.
-template <typename Run>
-auto with_element(DType dtype, const Run& run) {
-  switch (dtype) {
-    case DType::kFloat64: return run(double{});
-    case DType::kFloat32: return run(float{});
-    case DType::kFloat16: return run(Half{});
-    case DType::kBFloat16: break;
-  }
-  return run(BFloat16{});
-}
-
 inline int64_t outputs_of(const HeatmapParams& p) {
   return p.k * p.size[0] * p.size[1] * p.size[2];
 }

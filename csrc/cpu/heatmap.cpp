@@ -276,10 +276,6 @@ HD void finish_lanes(const Lanes<uint64_t, 4>& sum, double count, const Lanes<do
   *result = __builtin_convertvector(value, Lanes<float, 4>);
 }
 
-HD void store(float x, float* y) { *y = x; }
-HD void store(float x, Half* y) { *y = to_half(x); }
-HD void store(float x, BFloat16* y) { *y = to_bfloat16(x); }
-
 // The scores of each box, for outputs [k, k + lanes) of kLanes; 0 beyond.
 template <typename T, int kLanes>
 struct Scores {

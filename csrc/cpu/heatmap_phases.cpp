@@ -5,7 +5,7 @@
 namespace backsight {
 
 int64_t heatmap_workspace(const HeatmapParams& p) {
-  return heatmap::with_element(p.dtype, [&](auto element) {
+  return with_element(p.dtype, [&](auto element) {
     return heatmap::make_workspace<decltype(element)>(p, nullptr).bytes;
   });
 }
@@ -30,7 +30,7 @@ struct Loop {
 
 void heatmap_phases(const HeatmapParams& p, int /*threads*/) {
   if (heatmap::outputs_of(p) == 0) return;
-  heatmap::with_element(p.dtype, [&](auto element) {
+  with_element(p.dtype, [&](auto element) {
     heatmap::run_kernels<decltype(element)>(
         p, [](void* to, int64_t bytes) { memset(to, 0, static_cast<size_t>(bytes)); }, Loop{});
   });

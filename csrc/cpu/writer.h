@@ -48,6 +48,20 @@ HD void copy_exactly(char* to, const char* from, int64_t bytes) {
   }
 }
 
+constexpr int64_t kLine = 64;  // bytes of a cache line
+
+// One line past the caches, to its place in memory. What was streamed is in order with other stores
+// only behind an _mm_sfence.
+HD void stream_line(char* to, const char* from) {
+#if defined(__SSE2__)
+  for (int64_t k = 0; k < kLine; k += 16)
+    _mm_stream_si128(reinterpret_cast<__m128i*>(to + k),
+                     _mm_loadu_si128(reinterpret_cast<const __m128i*>(from + k)));
+#else
+  memcpy(to, from, kLine);
+#endif
+}
+
 // Short pieces gather in a buffer in the L1 cache; whole cache lines leave it, past the caches if
 // kStream. Long pieces go straight to the output.
 template <bool kStream>
@@ -113,7 +127,6 @@ class Writer {
   }
 
  private:
-  static constexpr int64_t kLine = 64;
   static constexpr int64_t kPiece = 512;
   static constexpr int64_t kBuffer = 4096;
 
@@ -164,15 +177,11 @@ class Writer {
   // Bytes [begin, end) of `from`, whole lines, to the output.
   HD void put(const char* from, int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; i += kLine) {
-#if defined(__SSE2__)
       if (kStream) {
-        for (int64_t k = 0; k < kLine; k += 16)
-          _mm_stream_si128(reinterpret_cast<__m128i*>(line_ + i + k),
-                           _mm_loadu_si128(reinterpret_cast<const __m128i*>(from + i + k)));
-        continue;
+        stream_line(line_ + i, from + i);
+      } else {
+        memcpy(line_ + i, from + i, kLine);
       }
-#endif
-      memcpy(line_ + i, from + i, kLine);
     }
   }
 

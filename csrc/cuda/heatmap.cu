@@ -37,8 +37,8 @@ void heatmap(void* stream, const HeatmapParams& p) {
     run<<<blocks, heatmap::kThreads, 0, s>>>(kernel);
     check_launch("heatmap");
   };
-  heatmap::with_element(
-      p.dtype, [&](auto element) { heatmap::run_kernels<decltype(element)>(p, zero, launch); });
+  with_element(p.dtype,
+               [&](auto element) { heatmap::run_kernels<decltype(element)>(p, zero, launch); });
 }
 
 }  // namespace backsight::cuda

@@ -1,4 +1,5 @@
-// Launches the copying ops, which core/rows.h defines.
+// Launches ops that write row by row: the copying ops, which core/rows.h defines, and
+// preactivation.
 #pragma once
 
 #include <algorithm>
@@ -20,16 +21,26 @@ __global__ void __launch_bounds__(kThreads)
     write_row<T, kChannelsLast, kVector>(rows, r, threadIdx.x, blockDim.x);
 }
 
+// How many blocks and threads write `count` rows of `length` elements, `vector` at a time.
+struct RowGrid {
+  unsigned blocks;
+  dim3 threads;
+};
+
+inline RowGrid row_grid(int64_t count, int64_t length, int vector) {
+  unsigned across = 1;  // threads on a row: a power of two, as many as it has blocks to write
+  while (across < kThreads && across * vector < length) across *= 2;
+  const dim3 threads(across, kThreads / across);
+  // Enough blocks to fill any GPU many times over; the kernel strides over what is left.
+  const int64_t blocks = std::min<int64_t>((count + threads.y - 1) / threads.y, 1 << 20);
+  return {static_cast<unsigned>(blocks), threads};
+}
+
 template <typename T, bool kChannelsLast, int kVector, typename Rows>
 void launch_rows(cudaStream_t stream, const Rows& rows, int64_t count, int64_t length,
                  const char* name) {
-  unsigned across = 1;  // threads on a row: a power of two, as many as it has blocks to write
-  while (across < kThreads && across * kVector < length) across *= 2;
-  const dim3 block(across, kThreads / across);
-  // Enough blocks to fill any GPU many times over; the kernel strides over what is left.
-  const int64_t blocks = std::min<int64_t>((count + block.y - 1) / block.y, 1 << 20);
-  rows_kernel<T, kChannelsLast, kVector>
-      <<<static_cast<unsigned>(blocks), block, 0, stream>>>(rows, count);
+  const RowGrid grid = row_grid(count, length, kVector);
+  rows_kernel<T, kChannelsLast, kVector><<<grid.blocks, grid.threads, 0, stream>>>(rows, count);
   check_launch(name);
 }
 

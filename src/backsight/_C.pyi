@@ -73,6 +73,32 @@ def occlude_cuda(
     out_stride: Sequence[int],
     /,
 ) -> None: ...
+def preactivation_cpu(
+    threads: int,
+    dtype: int,
+    maps: Sequence[int],
+    map_shapes: Sequence[Sequence[int]],
+    map_strides: Sequence[Sequence[int]],
+    scale: int,
+    shift: int,
+    out: int,
+    out_shape: Sequence[int],
+    out_stride: Sequence[int],
+    /,
+) -> None: ...
+def preactivation_cuda(
+    stream: int,
+    dtype: int,
+    maps: Sequence[int],
+    map_shapes: Sequence[Sequence[int]],
+    map_strides: Sequence[Sequence[int]],
+    scale: int,
+    shift: int,
+    out: int,
+    out_shape: Sequence[int],
+    out_stride: Sequence[int],
+    /,
+) -> None: ...
 def splice_cpu(
     threads: int,
     dtype: int,

@@ -81,6 +81,28 @@ def splice_cases(draw: Any) -> tuple[Any, ...]:
     return base, base_index, base_at, extent, patch, patch_at, window_at, size, outside
 
 
+@st.composite
+def preactivation_cases(draw: Any) -> tuple[Any, ...]:
+    dims = draw(st.integers(1, 3))
+    size = draw(st.lists(st.integers(0, 9), min_size=dims, max_size=dims))
+    batch = draw(st.integers(0, 3))
+    dtype = draw(st.sampled_from(DTYPES))
+    seed = draw(st.integers(0, 2**31))
+    count = st.one_of(st.integers(0, 19), st.sampled_from([16, 32, 64]))
+    maps = []
+    for i, channels in enumerate(draw(st.lists(count, min_size=1, max_size=5))):
+        spare = draw(st.integers(0, 2))  # a slice of more channels
+        wide = noise([batch, channels + spare, *size], dtype, seed + i)
+        maps.append(layout(wide, draw(st.sampled_from(FORMATS)))[:, spare:])
+    return maps, *affine(sum(x.shape[1] for x in maps), dtype, seed + 9)
+
+
+def affine(channels: int, dtype: torch.dtype, seed: int) -> tuple[Tensor, Tensor]:
+    """A scale and a shift of each channel, in what values of `dtype` are computed in."""
+    wide = torch.promote_types(dtype, torch.float32)
+    return noise([channels], wide, seed), noise([channels], wide, seed + 1)
+
+
 def assert_same(got: Tensor, expected: Tensor) -> None:
     """Bit for bit the same, layout included; NaNs of any bits are the same."""
     torch.testing.assert_close(got, expected, rtol=0, atol=0, equal_nan=True, check_stride=True)

@@ -7,7 +7,16 @@ from typing import Any
 import pytest
 import torch
 from hypothesis import given, settings
-from op_cases import DTYPES, assert_same, layout, noise, occlude_cases, splice_cases
+from op_cases import (
+    DTYPES,
+    affine,
+    assert_same,
+    layout,
+    noise,
+    occlude_cases,
+    preactivation_cases,
+    splice_cases,
+)
 from torch import Tensor
 
 from backsight import _C, ops
@@ -23,6 +32,8 @@ def on_gpu(case: tuple[Any, ...], device: str = "cuda") -> tuple[Any, ...]:
     """Copies to the GPU that keep their strides, expanded ones too."""
 
     def move(x: Any) -> Any:
+        if isinstance(x, list) and x and isinstance(x[0], Tensor):
+            return [move(each) for each in x]
         if not isinstance(x, Tensor):
             return x
         storage = torch.empty(0, dtype=x.dtype, device=device)
@@ -81,6 +92,55 @@ class TestSplice:
         out = ops.splice(base, index, [0, 0], [256, 512], patch, zeros, zeros, [256, 512])
         assert out.numel() > 2**31
         assert all(torch.equal(window, base[0]) for window in out)
+
+
+class TestPreactivation:
+    @given(case=preactivation_cases())
+    @settings(max_examples=200, deadline=None)
+    def test_equals_the_oracle(self, case: tuple[Any, ...]) -> None:
+        assert_same(ops.preactivation(*on_gpu(case)).cpu(), reference.preactivation(*case))
+
+    @pytest.mark.parametrize("dtype", DTYPES)
+    @pytest.mark.parametrize("memory_format", ["contiguous", "channels_last", "strided"])
+    @pytest.mark.parametrize("channels", [(64, 32, 32), (5, 1, 3)])
+    def test_wide_maps(
+        self, dtype: torch.dtype, memory_format: str, channels: tuple[int, ...]
+    ) -> None:
+        maps = [layout(noise([3, c, 40, 48], dtype, c), memory_format) for c in channels]
+        case = (maps, *affine(sum(channels), dtype, 1))
+        assert_same(ops.preactivation(*on_gpu(case)).cpu(), reference.preactivation(*case))
+
+    def test_product_and_sum_are_rounded_each(self) -> None:
+        x = torch.full((1, 64, 1, 2), 1 + 2.0**-12, device="cuda")
+        scale = torch.full((64,), 1 + 2.0**-12, device="cuda")
+        rounded = x[0, 0, 0, 0] * scale[0]
+        assert (ops.preactivation([x], scale, -rounded.expand(64)) == 0).all()
+
+    def test_in_a_graph_on_its_own_stream(self) -> None:
+        maps = [layout(noise([2, c, 9, 8], torch.float32, c), "channels_last") for c in (8, 4)]
+        case = (maps, *affine(12, torch.float32, 1))
+        args = on_gpu(case)
+        out = ops.preactivation(*args)
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.stream(stream), torch.cuda.graph(graph, stream=stream):
+            ops.preactivation(*args, out=out)
+        out.zero_()
+        graph.replay()
+        torch.cuda.synchronize()
+        assert_same(out.cpu(), reference.preactivation(*case))
+
+    @pytest.mark.slow
+    def test_more_than_2_31_elements(self) -> None:
+        maps = [noise([1, c, 256, 512], torch.float16, c) for c in (24, 8)]
+        scale, shift = affine(32, torch.float16, 0)
+        expected = reference.preactivation(maps, scale, shift).cuda()[0]
+        batch = 2**31 // expected.numel() + 2
+        many = [x.cuda().expand(batch, -1, -1, -1) for x in maps]
+        out = ops.preactivation(many, scale.cuda(), shift.cuda())
+        assert out.numel() > 2**31
+        assert all(torch.equal(image, expected) for image in out)
 
 
 class TestOcclude:

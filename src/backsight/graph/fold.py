@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import torch
 from torch import Tensor
 
 from . import kinds, resampling
-from .node import Graph, Node, Ref, substitute
+from .node import Graph, Node, Ref
+from .rewrite import Rewrite
 
 _CONVOLUTIONS = (kinds.Convolution, resampling.ConvTranspose)
 
@@ -35,46 +34,32 @@ def fold_batch_norms(graph: Graph) -> Graph:
                 folded[source.index] = node.index
     if not folded:
         return graph
-    nodes: list[Node] = []
-    to: dict[int, int] = {}
-
-    def add(node: Node, **fields: object) -> int:
-        nodes.append(replace(node, index=len(nodes), **fields))  # type: ignore[arg-type]
-        return len(nodes) - 1
-
+    rewrite = Rewrite(graph)
+    to = rewrite.to
     absorbed = {bn: conv for conv, bn in folded.items()}
     for node in graph.nodes:
         if node.index in absorbed:
             to[node.index] = to[absorbed[node.index]]
             continue
-        args = substitute(node.args, lambda i: Ref(to[i]))
-        if node.index in folded:
-            batch_norm = graph.nodes[folded[node.index]]
-            weight, bias = _folded(graph, node, batch_norm)
-            constants = [
-                add(
-                    Node(
-                        0,
-                        f"{node.name}_{name}",
-                        kinds.CONSTANT,
-                        value=value,
-                        dtype=value.dtype,
-                        varies=False,
-                        own=True,
-                    )
-                )
-                for name, value in (("weight", weight), ("bias", bias))
-            ]
-            args = (args[0], Ref(constants[0]), Ref(constants[1]), *args[3:])
-            inputs = (args[0].index, *constants)
-            to[node.index] = add(node, args=args, inputs=inputs, rules=(node.rules[0], None, None))
+        if node.index not in folded:
+            rewrite.keep(node)
             continue
-        kwargs = substitute(node.kwargs, lambda i: Ref(to[i]))
-        to[node.index] = add(
-            node, args=args, kwargs=kwargs, inputs=tuple(to[i] for i in node.inputs)
+        weight, bias = (
+            rewrite.constant(f"{node.name}_{name}", value)
+            for name, value in zip(
+                ("weight", "bias"),
+                _folded(graph, node, graph.nodes[folded[node.index]]),
+                strict=True,
+            )
         )
-    sides = tuple(to[i] for i in graph.sides)
-    return Graph(nodes, to[graph.input], to[graph.output], graph.axes, sides).without_unused()
+        x, _, _, *rest = rewrite.moved(node.args)
+        to[node.index] = rewrite.add(
+            node,
+            args=(x, Ref(weight), Ref(bias), *rest),
+            inputs=(x.index, weight, bias),
+            rules=(node.rules[0], None, None),
+        )
+    return rewrite.graph()
 
 
 def _is_rounded(graph: Graph, conv: Node) -> bool:
@@ -87,21 +72,31 @@ def _is_rounded(graph: Graph, conv: Node) -> bool:
 
 
 def _folded(graph: Graph, conv: Node, batch_norm: Node) -> tuple[Tensor, Tensor]:
-    def value(ref: Ref | None, default: float) -> Tensor:
-        if ref is None:
-            return torch.full((channels,), default, dtype=torch.float64, device=like.device)
-        known: Tensor = graph.nodes[ref.index].value.double()
-        return known
-
     weight = graph.nodes[conv.args[1].index].value
-    like = weight.double()
+    bias = conv.args[2]
+    scale, shift = scale_and_shift(
+        graph, batch_norm, None if bias is None else graph.nodes[bias.index].value
+    )
     # A transposed convolution's weight is (in, out of a group, ...), the groups one after another.
-    groups = conv.args[6] if isinstance(conv.kind, resampling.ConvTranspose) else None
-    channels = weight.shape[0] if groups is None else weight.shape[1] * groups
-    _, gamma, beta, mean, var, eps = batch_norm.args
-    scale = value(gamma, 1.0) * torch.rsqrt(value(var, 1.0) + eps)
-    shift = value(beta, 0.0) + (value(conv.args[2], 0.0) - value(mean, 0.0)) * scale
-    if groups is not None:
+    if isinstance(conv.kind, resampling.ConvTranspose):
+        groups = conv.args[6]
         scale = scale.view(groups, 1, -1).expand(-1, len(weight) // groups, -1).flatten(0, 1)
-    scaled = like * scale.view(*scale.shape, *[1] * (weight.ndim - scale.ndim))
+    scaled = weight.double() * scale.view(*scale.shape, *[1] * (weight.ndim - scale.ndim))
     return scaled.to(weight.dtype), shift.to(weight.dtype)
+
+
+def scale_and_shift(
+    graph: Graph, batch_norm: Node, bias: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """What a batch norm multiplies each channel with, and what it then adds where `bias` was added
+    before: (channels,) each, in fp64.
+    """
+    _, gamma, beta, mean, var, eps = batch_norm.args
+
+    def value(ref: Ref | None, default: float) -> Tensor:
+        known: Tensor = graph.nodes[mean.index if ref is None else ref.index].value.double()
+        return torch.full_like(known, default) if ref is None else known
+
+    scale = value(gamma, 1.0) * torch.rsqrt(value(var, 1.0) + eps)
+    before = value(mean, 0.0) if bias is None else value(mean, 0.0) - bias.double()
+    return scale, value(beta, 0.0) - before * scale

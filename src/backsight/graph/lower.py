@@ -1,5 +1,5 @@
-"""Make a graph fast where it runs: fused activations, weights laid out once for the library that
-convolves.
+"""Make a graph fast where it runs: fused activations, in front of convolutions and behind them, and
+weights laid out once for the library that convolves.
 """
 
 from __future__ import annotations
@@ -13,16 +13,18 @@ from . import kinds
 from .activations import Activation, activation_of
 from .node import Graph, Node, Ref, substitute
 from .packs import Packs
+from .preactivation import fuse_preactivations
 
 
 def lower(graph: Graph, packs: Packs) -> Graph:
-    """`graph` with activations fused into the convolutions in front of them, and weights and
-    constant maps laid out for the device.
+    """`graph` with activations fused into the convolutions or batch norms in front of them, and
+    weights and constant maps laid out for the device.
 
     On the CPU, oneDNN gets its own weight layout and applies activations as it writes; elsewhere
     weights become channels_last. The values are those of the operations one by one. `packs` holds
     the laid-out weights.
     """
+    graph = fuse_preactivations(graph)
     nodes = [replace(n) for n in graph.nodes]
     consumers = graph.consumers()
     to = {n.index: n.index for n in nodes}

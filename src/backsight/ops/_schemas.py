@@ -19,6 +19,7 @@ DTYPES = {torch.float64: 0, torch.float32: 1, torch.float16: 2, torch.bfloat16: 
 
 _OCCLUDE = "Tensor image, Tensor boxes, Tensor baseline"
 _HEATMAP = "Tensor scores, Tensor boxes, int[] size, str reduce"
+_PREACTIVATION = "Tensor[] maps, Tensor scale, Tensor shift"
 _SPLICE = (
     "Tensor base, Tensor base_index, int[] base_at, int[] extent, Tensor patch, Tensor patch_at, "
     "Tensor window_at, int[] size, float outside=0.0"
@@ -34,6 +35,7 @@ def _define(name: str, arguments: str) -> None:
 
 _define("heatmap", _HEATMAP)
 _define("occlude", _OCCLUDE)
+_define("preactivation", _PREACTIVATION)
 _define("splice", _SPLICE)
 
 
@@ -171,6 +173,51 @@ def check_heatmap_out(
     check_out("heatmap", out, shape, "scores", scores)
 
 
+def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
+    """What values of a dtype are computed in."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def check_preactivation(maps: Sequence[Tensor], scale: Tensor, shift: Tensor) -> tuple[int, ...]:
+    """Refuses bad arguments of preactivation in a sentence; returns the shape of its result."""
+    op = "preactivation"
+    if not maps:
+        raise ValueError(f"{op}: expected one map or more, got none")
+    first = maps[0]
+    _check_array(op, "maps[0]", first)
+    batch, channels, *size = first.shape
+    for i, x in enumerate(maps[1:], 1):
+        _check_same(op, f"maps[{i}]", x, "maps[0]", first)
+        if x.dim() == first.dim():
+            own_batch, own_channels, *own_size = x.shape
+            if own_batch == batch and own_size == size:
+                channels += own_channels
+                continue
+        raise ValueError(
+            f"{op}: expected maps[{i}] of the batch and the spatial sizes of maps[0], "
+            f"{tuple(first.shape)}, got {tuple(x.shape)}"
+        )
+    dtype = accumulation_dtype(first.dtype)
+    for name, values in (("scale", scale), ("shift", shift)):
+        if values.dtype != dtype:
+            raise TypeError(
+                f"{op}: expected {name} of dtype {dtype} for maps of {first.dtype}, "
+                f"got {values.dtype}"
+            )
+        if values.shape != (channels,):
+            raise ValueError(
+                f"{op}: expected {name} of shape ({channels},), one number a channel, "
+                f"got {tuple(values.shape)}"
+            )
+        if values.device != first.device:
+            raise ValueError(
+                f"{op}: expected {name} on the device of maps[0], {first.device}, "
+                f"got {values.device}"
+            )
+    _check_no_grad(op, *maps, scale, shift)
+    return (batch, channels, *size)
+
+
 def check_splice(
     base: Tensor,
     base_index: Tensor,
@@ -232,6 +279,16 @@ def _fake_occlude_out(image: Tensor, boxes: Tensor, baseline: Tensor, *, out: Te
     return out
 
 
+def _fake_preactivation(
+    maps: Sequence[Tensor], scale: Tensor, shift: Tensor, *, out: Tensor | None = None
+) -> Tensor:
+    shape = check_preactivation(maps, scale, shift)
+    if out is None:
+        return empty_like_format(maps[0], shape)
+    check_out("preactivation", out, shape, "maps[0]", maps[0])
+    return out
+
+
 def _fake_splice(
     base: Tensor,
     base_index: Tensor,
@@ -257,6 +314,8 @@ for _name, _fake in (
     ("heatmap.out", _fake_heatmap_out),
     ("occlude", _fake_occlude),
     ("occlude.out", _fake_occlude_out),
+    ("preactivation", _fake_preactivation),
+    ("preactivation.out", _fake_preactivation),
     ("splice", _fake_splice),
     ("splice.out", _fake_splice),
 ):

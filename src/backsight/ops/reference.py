@@ -18,6 +18,7 @@ from backsight.ops._schemas import (
     check_occlude,
     check_occlude_out,
     check_out,
+    check_preactivation,
     check_splice,
     empty_like_format,
 )
@@ -38,6 +39,15 @@ def occlude(image: Tensor, boxes: Tensor, baseline: Tensor) -> Tensor:
             )
             row[inside] = content[b][inside]
     return out
+
+
+def preactivation(maps: Sequence[Tensor], scale: Tensor, shift: Tensor) -> Tensor:
+    """See `backsight.ops.preactivation`."""
+    shape = check_preactivation(maps, scale, shift)
+    each = (-1,) + (1,) * (len(shape) - 2)
+    wide = torch.cat([x.to(scale.dtype) for x in maps], 1)
+    activated = (wide * scale.view(each) + shift.view(each)).relu()
+    return empty_like_format(maps[0], shape).copy_(activated)
 
 
 def splice(
@@ -112,9 +122,17 @@ def _check_splice_out(*args: Any) -> None:
     check_out("splice", out, check_splice(*rest), "base", rest[0])
 
 
+def _check_preactivation_out(
+    maps: Sequence[Tensor], scale: Tensor, shift: Tensor, out: Tensor
+) -> None:
+    shape = check_preactivation(maps, scale, shift)
+    check_out("preactivation", out, shape, "maps[0]", maps[0])
+
+
 for _name, _op, _check in (
     ("heatmap", heatmap, check_heatmap_out),
     ("occlude", occlude, check_occlude_out),
+    ("preactivation", preactivation, _check_preactivation_out),
     ("splice", splice, _check_splice_out),
 ):
     LIBRARY.impl(_name, _op, "CompositeExplicitAutograd")
