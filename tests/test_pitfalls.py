@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import backsight
-from backsight.sweep import models
+from backsight.models import prepare
 from nets import NETS, random_images, seeded
 from oracle import oracle
 from test_readouts import BOXES, PARTS, inpainted, judged, mask_of
@@ -274,7 +274,7 @@ def test_captures_are_let_go() -> None:
     model = seeded(Bound).eval()
     for size in range(16, 28):
         backsight.occlusion(model, random_images((3, size, 16)), window=8)
-    assert len(models._known[model]) <= 4
+    assert len(prepare._known[model]) <= 4
     gone = weakref.ref(model)
     del model
     gc.collect()
@@ -450,6 +450,6 @@ def test_partial_functions_are_known() -> None:
     model.scale = functools.partial(torch.mul, other=2.0)
     images = random_images(SHAPE)
     result = backsight.occlusion(model, images, boxes=BOXES, additional_forward_args=None)
-    entry = next(iter(models._known[model].values()))
+    entry = next(iter(prepare._known[model].values()))
     assert entry.watched
     assert float(result.drops.abs().max()) > 1e-3

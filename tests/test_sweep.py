@@ -17,10 +17,10 @@ from torch import Tensor, nn
 import backsight
 from backsight.maps import TiledMaps
 from backsight.methods import occlusion as method
+from backsight.models.precision import full_precision
 from backsight.sweep.grid import grid
 from backsight.sweep.groups import Cost, group
 from backsight.sweep.plan import Machine
-from backsight.sweep.precision import full_precision
 from backsight.sweep.run import run_windows
 from nets import NETS, seeded
 from oracle import grid as oracle_grid

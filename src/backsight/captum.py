@@ -19,8 +19,8 @@ from tqdm import tqdm
 
 from . import ops
 from .dropin import ImagesFirst, swept, windowed
+from .models.prepare import close
 from .sweep.grid import grid
-from .sweep.models import close
 
 __all__ = ["Occlusion"]
 

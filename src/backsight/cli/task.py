@@ -14,7 +14,7 @@ from torch import Tensor
 import backsight
 from backsight.cli import parse
 from backsight.io import read_boxes, read_image
-from backsight.sweep.call import pick
+from backsight.models.call import pick
 from backsight.sweep.grid import EDGES, grid
 from backsight.zoo import TRAINED, Network, imagenet_classes, load
 

@@ -5,9 +5,8 @@ Zeiler and Fergus, "Visualizing and Understanding Convolutional Networks", arXiv
 
 from __future__ import annotations
 
-import contextlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import KW_ONLY, dataclass, replace
 from math import prod
 from typing import Any
@@ -18,14 +17,14 @@ from torch import Tensor
 from tqdm import tqdm
 
 from .. import baselines
+from ..models.call import Call, Model, Output, check_images
+from ..models.precision import alone
+from ..models.prepare import Prepared, check_fit, forget, prepare, verify
 from ..sweep.allocator import give_back, reuse
-from ..sweep.call import Call, Model, Output
 from ..sweep.content import Content, Inpainting, Picture
 from ..sweep.grid import Grid, explicit, grid, per_axis, with_channels
-from ..sweep.models import Prepared, check_fit, forget, prepare, verify
 from ..sweep.plain import run_plain
 from ..sweep.plan import Plan, plan_plain, plan_windows
-from ..sweep.precision import full_precision
 from ..sweep.readout import Readout, Score
 from ..sweep.result import Occlusion
 from ..sweep.run import run_windows
@@ -157,7 +156,7 @@ class Task:
     def __init__(self, request: Request) -> None:
         images, memory, top = request.images, request.memory, request.top
         probability, score = request.probability, request.score
-        _check_images(images)
+        check_images(images)
         self.images = images
         self.positions = _positions(
             images.shape[1:], request.window, request.stride, request.edge, request.boxes
@@ -191,7 +190,7 @@ class Task:
     def prepared(self) -> Prepared:
         """The model made ready, once."""
         if self._prepared is None:
-            with torch.no_grad(), _alone(self.images.device):
+            with torch.no_grad(), alone(self.images.device):
                 self._prepared = prepare(self.call, self.images)
         return self._prepared
 
@@ -202,7 +201,7 @@ class Task:
     def run(self) -> Occlusion:
         """Sweep."""
         images, call = self.images, self.call
-        with torch.no_grad(), _alone(images.device), reuse():
+        with torch.no_grad(), alone(images.device), reuse():
             if not verify(self.prepared(), call, images):
                 forget(call)
                 self._prepared = None
@@ -227,7 +226,7 @@ class Task:
 
     def plan(self) -> Plan:
         """What `run` would do."""
-        with torch.no_grad(), _alone(self.images.device):
+        with torch.no_grad(), alone(self.images.device):
             return self._plan(self.prepared())
 
     def _plan(self, prepared: Prepared) -> Plan:
@@ -257,13 +256,6 @@ class Task:
         return made
 
 
-@contextlib.contextmanager
-def _alone(device: torch.device) -> Iterator[None]:
-    """Full precision, and no autocast but in the model itself."""
-    with full_precision(device), torch.autocast(device.type, enabled=False):
-        yield
-
-
 def _check_fits(plan: Plan) -> None:
     """Refuse a result that is larger than the machine's memory."""
     if plan.device.type == "cpu" and hasattr(os, "sysconf"):
@@ -274,27 +266,6 @@ def _check_fits(plan: Plan) -> None:
                 f" {plan.score_bytes >> 30} GiB of drops: choose targets, top, a region, or fewer"
                 " positions"
             )
-
-
-def _check_images(images: Any) -> None:
-    if (
-        not isinstance(images, Tensor)
-        or not images.is_floating_point()
-        or not 3 <= images.ndim <= 5
-    ):
-        came = (
-            f"{tuple(images.shape)} {images.dtype}"
-            if isinstance(images, Tensor)
-            else type(images).__name__
-        )
-        raise ValueError(
-            "expected images as a floating-point tensor (images, channels, *spatial)"
-            f" with one to three spatial axes, got {came}"
-        )
-    if not images.numel():
-        raise ValueError(f"expected at least one image, got shape {tuple(images.shape)}")
-    if not bool(torch.isfinite(images).all()):
-        raise ValueError("expected finite images, got NaN or infinity")
 
 
 def _arguments(given: Any) -> tuple[Any, ...]:

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from .. import ops
 from ..graph.kinds import Where
-from .call import Call, repeated
+from ..models.call import Call, repeated
+from ..models.scores import check_scores, scores_of
 from .content import Content, Picture
 from .plan import NULLS, Plan
 from .readout import Drops, Readout
@@ -67,20 +68,3 @@ def _occluded(plan: Plan, image: Tensor, rows: Tensor, content: Content, count: 
     inside = grid.covers(rows, where, size[0])
     copies[: len(rows)] = torch.where(inside, filler, copies[: len(rows)])
     return copies
-
-
-def scores_of(output: object, batch: int) -> Tensor:
-    """A model's output as (batch, outputs)."""
-    if not isinstance(output, Tensor) or output.ndim < 1 or len(output) != batch:
-        came = f"{tuple(output.shape)}" if isinstance(output, Tensor) else type(output).__name__
-        raise ValueError(
-            f"expected the model to return a tensor of shape ({batch}, ...), got {came}"
-        )
-    if not output.is_floating_point():
-        raise ValueError(f"expected floating-point scores, got {output.dtype}")
-    return output.detach().reshape(batch, -1)
-
-
-def check_scores(scores: Tensor) -> None:
-    if not bool(torch.isfinite(scores).all()):
-        raise ValueError("expected finite scores for the unoccluded images, got NaN or infinity")

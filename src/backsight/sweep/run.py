@@ -15,9 +15,9 @@ from ..graph import Graph, Node, is_aside, is_fixed
 from ..graph.fields import Cells as Ints
 from ..graph.kinds import Constant, Size, Where
 from ..maps import Box, Maps, WholeMaps, hull, splice_base
+from ..models.scores import check_scores
 from .allocator import give_back
 from .content import Content
-from .plain import check_scores
 from .plan import NULLS, Group, Head, Plan, Step, Window
 from .readout import Drops, Reading, Readout
 

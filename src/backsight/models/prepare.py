@@ -24,7 +24,7 @@ from ..graph import (
 )
 from .call import Call
 from .fingerprint import Marks
-from .plain import check_scores, scores_of
+from .scores import check_scores, scores_of
 
 #: How far a replay may lie from the model's own output of each dtype, relative to its largest
 #: score: folding rounds anew.

@@ -24,3 +24,10 @@ def full_precision(device: torch.device) -> Iterator[None]:
         yield
     finally:
         cudnn.allow_tf32, cudnn.deterministic, cudnn.benchmark = before
+
+
+@contextlib.contextmanager
+def alone(device: torch.device) -> Iterator[None]:
+    """Full precision, and no autocast but in the model itself."""
+    with full_precision(device), torch.autocast(device.type, enabled=False):
+        yield

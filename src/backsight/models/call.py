@@ -33,7 +33,8 @@ class Call(nn.Module):
             image; everything else is passed as it is.
         images: (images, channels, *spatial).
         output: which of several outputs: its key, attribute or index.
-        layer: a module's name: its output, summed over space, instead of the model's.
+        layer: a module's name: its output instead of the model's.
+        total: whether the layer's maps are summed over space.
     """
 
     def __init__(
@@ -43,6 +44,7 @@ class Call(nn.Module):
         images: Tensor,
         output: Output | None = None,
         layer: str | None = None,
+        total: bool = True,
     ) -> None:
         super().__init__()
         if not callable(model):
@@ -52,6 +54,7 @@ class Call(nn.Module):
         self.model = unwrapped(model)
         self.output = output
         self.layer = layer
+        self.total = total
         self._module = self._named(layer) if layer is not None else None
         each = [isinstance(a, Tensor) and a.ndim > 0 and len(a) == len(images) for a in arguments]
         self._each = tuple(each)
@@ -110,24 +113,25 @@ class Call(nn.Module):
         return found
 
     def _at_layer(self, module: nn.Module, images: Tensor, arguments: Sequence[Any]) -> Tensor:
-        """What the layer puts out, summed over space at once: what follows may change it."""
-        totals: list[Tensor] = []
+        """What the layer puts out, summed or copied at once: what follows may change it."""
+        kept: list[Tensor] = []
         thread = threading.get_ident()
 
         def keep(_: nn.Module, __: Any, found: Any) -> None:
             if threading.get_ident() == thread:  # another thread may run the same model
                 value = pick(found, None)
                 space = tuple(range(2, self.axes + 2))
-                totals.append(value.sum(space) if value.ndim == self.axes + 2 else value.clone())
+                summed = self.total and value.ndim == self.axes + 2
+                kept.append(value.sum(space) if summed else value.clone())
 
         handle = module.register_forward_hook(keep)
         try:
             self.model(images, *arguments)
         finally:
             handle.remove()
-        if not totals:
+        if not kept:
             raise ValueError(f"expected the model to run its layer {self.layer!r}, it did not")
-        return totals[-1]
+        return kept[-1]
 
     @property
     def owner(self) -> nn.Module | None:
@@ -139,7 +143,7 @@ class Call(nn.Module):
         sides = tuple((tuple(s.shape[1:]), s.dtype) for s in self.sides)
         rest = tuple(map(marks.value, self.rest))
         region = self.regional, self.probability
-        return sides, rest, self.output, self.layer, region, self.autocast
+        return sides, rest, self.output, self.layer, self.total, region, self.autocast
 
 
 def unwrapped(model: Model) -> Model:
@@ -198,3 +202,24 @@ def repeated(call: Call, copies: Tensor, sides: Sequence[Tensor]) -> Tensor:
     """The output for copies of one image, whose side inputs `sides` hold."""
     output: Tensor = call(copies, *(side.expand(len(copies), *side.shape[1:]) for side in sides))
     return output
+
+
+def check_images(images: Any) -> None:
+    if (
+        not isinstance(images, Tensor)
+        or not images.is_floating_point()
+        or not 3 <= images.ndim <= 5
+    ):
+        came = (
+            f"{tuple(images.shape)} {images.dtype}"
+            if isinstance(images, Tensor)
+            else type(images).__name__
+        )
+        raise ValueError(
+            "expected images as a floating-point tensor (images, channels, *spatial)"
+            f" with one to three spatial axes, got {came}"
+        )
+    if not images.numel():
+        raise ValueError(f"expected at least one image, got shape {tuple(images.shape)}")
+    if not bool(torch.isfinite(images).all()):
+        raise ValueError("expected finite images, got NaN or infinity")

@@ -1,0 +1,1 @@
+"""A user's model as a function of images, captured and remembered."""
