@@ -108,6 +108,53 @@ SpliceParams splice_params(int dtype, uintptr_t base, py::handle base_shape, py:
   return p;
 }
 
+void fill_pool(Pool& pool, const py::handle& kernel, const py::handle& stride,
+               const py::handle& padding, const py::handle& dilation) {
+  fill_axes(pool.kernel, kernel, 0, 1);
+  fill_axes(pool.stride, stride, 0, 1);
+  fill_axes(pool.padding, padding, 0, 0);
+  fill_axes(pool.dilation, dilation, 0, 1);
+  pool.set_steps();
+}
+
+MaxPoolParams max_pool_params(int dtype, int switch_bytes, bool relu, py::handle kernel,
+                              py::handle stride, py::handle padding, py::handle dilation,
+                              uintptr_t x, py::handle x_shape, py::handle x_stride, uintptr_t y,
+                              uintptr_t switches, py::handle y_shape, py::handle y_stride) {
+  MaxPoolParams p;
+  p.dtype = static_cast<DType>(dtype);
+  p.switch_bytes = switch_bytes;
+  p.relu = relu;
+  fill_pool(p.pool, kernel, stride, padding, dilation);
+  p.x = view(x, x_shape, x_stride);
+  p.y = view(y, y_shape, y_stride);
+  p.switches = view(switches, y_shape, y_stride);
+  return p;
+}
+
+MaxUnpoolParams max_unpool_params(int dtype, int switch_bytes, bool set, bool relu,
+                                  py::handle kernel, py::handle stride, py::handle padding,
+                                  py::handle dilation, uintptr_t x, py::handle x_shape,
+                                  py::handle x_stride, uintptr_t y, py::handle y_shape,
+                                  py::handle y_stride, uintptr_t switches,
+                                  py::handle switches_shape, py::handle switches_stride,
+                                  uintptr_t base_index, uintptr_t y_at, uintptr_t window_at) {
+  MaxUnpoolParams p;
+  p.dtype = static_cast<DType>(dtype);
+  p.switch_bytes = switch_bytes;
+  p.set = set;
+  p.relu = relu;
+  fill_pool(p.pool, kernel, stride, padding, dilation);
+  p.x = view(x, x_shape, x_stride);
+  p.y = view(y, y_shape, y_stride);
+  p.switches = view(switches, switches_shape, switches_stride);
+  p.base_index = int64s(base_index);
+  p.y_at = int64s(y_at);
+  p.window_at = int64s(window_at);
+  p.dims = static_cast<int>(length(kernel));
+  return p;
+}
+
 HeatmapParams heatmap_params(int dtype, uintptr_t scores, uintptr_t boxes, py::handle scores_shape,
                              py::handle size, bool mean, uintptr_t out, uintptr_t workspace) {
   HeatmapParams p;
@@ -161,6 +208,7 @@ PYBIND11_MODULE(_C, m) {
   m.doc() = "Kernels of backsight; call them through torch.ops.backsight.";
   m.attr("cuda_archs") = BACKSIGHT_CUDA_ARCHS;
   m.def("isa", &cpu::isa);
+  m.def("limit_vector_bytes", &cpu::limit_vector_bytes);
 #ifdef BACKSIGHT_WITH_CUDA
   m.def("cuda_info", [] {
     const cuda::Info info = cuda::info();
@@ -170,6 +218,9 @@ PYBIND11_MODULE(_C, m) {
   m.def("heatmap_workspace", &workspace_of_heatmap);
   def_op(m, "heatmap", &heatmap_params, &cpu::heatmap, CUDA_OR_NULL(cuda::heatmap));
   def_op(m, "heatmap_phases", &heatmap_params, &cpu::heatmap_phases, nullptr);
+  def_op(m, "max_gather", &max_unpool_params, &cpu::max_gather, CUDA_OR_NULL(cuda::max_gather));
+  def_op(m, "max_pool", &max_pool_params, &cpu::max_pool, CUDA_OR_NULL(cuda::max_pool));
+  def_op(m, "max_unpool", &max_unpool_params, &cpu::max_unpool, CUDA_OR_NULL(cuda::max_unpool));
   def_op(m, "occlude", &occlude_params, &cpu::occlude, CUDA_OR_NULL(cuda::occlude));
   def_op(m, "preactivation", &preactivation_params, &cpu::preactivation,
          CUDA_OR_NULL(cuda::preactivation));

@@ -12,6 +12,7 @@
 #pragma once
 
 #include <cstdint>
+#include <numeric>
 #include <string>
 #include <vector>
 
@@ -63,6 +64,67 @@ struct HeatmapParams {
 // Bytes of scratch that cuda::heatmap needs, whatever the boxes are.
 int64_t heatmap_workspace(const HeatmapParams& p);
 
+// The windows of a pool: cell k of window o lies at o * stride - padding + k * dilation on each
+// axis. Its offset in the window is the raster index of k in `kernel`.
+struct Pool {
+  int64_t kernel[kAxes], stride[kAxes], padding[kAxes], dilation[kAxes];
+  // Windows that have a cell in common with window o are those o + i * window_step, and their cell
+  // is k - i * cell_step: dilation and stride over their greatest common divisor.
+  int64_t window_step[kAxes], cell_step[kAxes];
+
+  void set_steps() {
+    for (int axis = 0; axis < kAxes; ++axis) {
+      const int64_t common = std::gcd(stride[axis], dilation[axis]);
+      window_step[axis] = dilation[axis] / common;
+      cell_step[axis] = stride[axis] / common;
+    }
+  }
+};
+
+// Maxima of pooling windows, and switches: the offset of each maximum in its window. Of equal
+// maxima the first in raster order wins, of several NaNs the last, as in torch; a window of -inf
+// alone has the switch of its first cell inside the map. Maxima are copied bit for bit. The caller
+// promises that every window has a cell inside the map.
+struct MaxPoolParams {
+  DType dtype;       // of x and y
+  int switch_bytes;  // 1 (uint8), 2 (int16) or 4 (int32), enough for all offsets
+  bool relu;         // x is taken as max(x, 0); NaN stays
+  Pool pool;
+  View x;         // (B, C, *S); its channels are dense if those of y are
+  View y;         // (B, C, *O), dense, contiguous or channels last
+  View switches;  // as y
+};
+
+// Pooling windows' values back in the cells of x that switches point to, and the other way round.
+//
+// max_unpool: a cell of x is the sum of the y of all windows whose switch points to it, 0 if there
+// are none; or, with `set`, the y of the last such window in raster order, bit for bit. Sums run in
+// raster order of the windows, in float for 16 bits. `relu` takes max(x, 0) of the result; NaN
+// stays. max_gather: the y of a window is the cell of x that its switch points to; with `set` it is
+// 0 if a later window's switch points there too. Bit for bit.
+//
+// Without base_index entry b of x and y is the whole map b of M. With it, y holds the windows from
+// y_at[b] on, of map base_index[b]; those outside [0, *O) are none, and max_gather makes them 0.
+// Cell 0 of x is cell window_at[b] of the map, and what lies outside x is 0 or dropped.
+//
+// A switch that points to no cell of its window, or without base_index out of x, or a base_index of
+// no map is an error: std::invalid_argument or, on CUDA, a failed device assertion. Only the
+// switches of windows that y holds are looked at. Nothing is written outside the output even so.
+struct MaxUnpoolParams {
+  DType dtype;       // of x and y
+  int switch_bytes;  // 1 (uint8), 2 (int16) or 4 (int32)
+  bool set, relu;
+  Pool pool;
+  View x;                     // (B, C, *S)
+  View y;                     // (B, C, *W)
+  View switches;              // (M, C, *O), dense, the layout of the output; x and y, which are
+                              // dense, have it too
+  const int64_t* base_index;  // (B,), or null
+  const int64_t* y_at;        // (B, dims), or null
+  const int64_t* window_at;   // (B, dims), or null
+  int dims;                   // 1, 2 or 3: the columns of y_at and window_at
+};
+
 // Batch norm and ReLU over maps joined along the channels: with x the maps' channels one map after
 // the other,
 //   out[n, c, ...] = max(x[n, c, ...] * scale[c] + shift[c], 0)
@@ -102,6 +164,9 @@ namespace cpu {
 void heatmap(const HeatmapParams& p, int threads);
 // What cuda::heatmap does, its threads one after the other, whatever `threads` is; for tests.
 void heatmap_phases(const HeatmapParams& p, int threads);
+void max_gather(const MaxUnpoolParams& p, int threads);
+void max_pool(const MaxPoolParams& p, int threads);
+void max_unpool(const MaxUnpoolParams& p, int threads);
 void occlude(const OccludeParams& p, int threads);
 void preactivation(const PreactivationParams& p, int threads);
 void splice(const SpliceParams& p, int threads);
@@ -118,6 +183,9 @@ Info info();
 
 // `stream` is a cudaStream_t. Launches only: capturable in a graph.
 void heatmap(void* stream, const HeatmapParams& p);
+void max_gather(void* stream, const MaxUnpoolParams& p);
+void max_pool(void* stream, const MaxPoolParams& p);
+void max_unpool(void* stream, const MaxUnpoolParams& p);
 void occlude(void* stream, const OccludeParams& p);
 void preactivation(void* stream, const PreactivationParams& p);
 void splice(void* stream, const SpliceParams& p);

@@ -13,7 +13,8 @@ flags=(-std=c++17 -g -O1 -fno-omit-frame-pointer -fopenmp -ffp-contract=off
        -fsanitize=address,undefined -fno-sanitize-recover=all -DBACKSIGHT_NO_CLONES -Icsrc)
 
 # The driver needs no Python, so leaks count too.
-g++ "${flags[@]}" tests/sanitize_rows.cpp csrc/cpu/{occlude,parallel,preactivation,runs,splice}.cpp \
+g++ "${flags[@]}" tests/sanitize_rows.cpp \
+    csrc/cpu/{max_gather,max_pool,max_unpool,occlude,parallel,preactivation,runs,splice}.cpp \
     -o "$work/rows"
 "$work/rows"
 

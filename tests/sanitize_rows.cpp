@@ -1,15 +1,19 @@
-// Steps the body of the CUDA row kernels, core/rows.h, on the host: every thread of every block, in
-// all template instances, on random arguments, and compares with the CPU kernels bit for bit.
+// Steps the bodies of the CUDA kernels, core/rows.h and the elements of pools, on the host: every
+// thread of every block, in all template instances, on random arguments, and compares with the CPU
+// kernels, in vectors of every size, bit for bit.
 // Arrays are allocated exactly, so that AddressSanitizer sees any access beyond them.
 #include <cstdio>
 #include <cstdlib>
 #include <random>
 #include <vector>
 
+#include "core/max_pool.h"
+#include "core/max_unpool.h"
 #include "core/occlude.h"
 #include "core/preactivation.h"
 #include "core/rows.h"
 #include "core/splice.h"
+#include "cpu/isa.h"
 
 namespace {
 
@@ -237,6 +241,158 @@ void preactivation_round(int round) {
   }
 }
 
+[[noreturn]] void fail(const char* op, int round) {
+  std::fprintf(stderr, "%s: expected the CPU kernel's output, got another in round %d\n", op,
+               round);
+  std::exit(1);
+}
+
+// Numbers of which many are equal, and infinities and NaNs.
+void draw_values(Array& array, DType dtype) {
+  const auto bytes = static_cast<size_t>(element_size(dtype));
+  char* to = reinterpret_cast<char*>(array.storage.data());
+  const size_t count = array.storage.size() * sizeof(uint64_t) / bytes;
+  for (size_t i = 0; i < count; ++i) {
+    const int64_t kind = draw(0, 11);
+    const double value = kind == 0   ? __builtin_nan("")
+                         : kind == 1 ? -__builtin_inf()
+                                     : static_cast<double>(draw(-3, 3));
+    const uint64_t bits = bits_of(value, dtype);
+    memcpy(to + i * bytes, &bits, bytes);
+  }
+}
+
+Array switch_array(const Array& y, int bytes) {
+  const int64_t n = y.view.n, c = y.view.c;
+  return Array(n, c, y.view.size, channels_last(y.view), bytes);
+}
+
+// All threads of the launches that csrc/cuda/max_*.cu would make.
+template <bool kChannelsLast>
+void step_pool(const MaxPoolParams& p) {
+  with_element(p.dtype, [&](auto t) {
+    with_switch_type(p.switch_bytes, [&](auto s) {
+      for (int64_t i = 0; i < elements_of(p.y); ++i)
+        max_pool_element<decltype(t), decltype(s), kChannelsLast>(p, i);
+    });
+  });
+}
+template <bool kChannelsLast>
+bool step_unpool(const MaxUnpoolParams& p, bool gather) {
+  bool right = true;
+  with_element(p.dtype, [&](auto t) {
+    with_switch_type(p.switch_bytes, [&](auto s) {
+      using T = decltype(t);
+      using Switch = decltype(s);
+      for (int64_t i = 0; i < elements_of(p.y); ++i)
+        right &= gather ? max_gather_element<T, Switch, kChannelsLast>(p, i)
+                        : switch_is_right<Switch, kChannelsLast>(p, i);
+      for (int64_t i = 0; !gather && i < elements_of(p.x); ++i)
+        max_unpool_element<T, Switch, kChannelsLast>(p, i);
+    });
+  });
+  return right;
+}
+
+// The CPU kernel's run: whether it found all switches right.
+template <typename Kernel>
+bool runs(const MaxUnpoolParams& p, const Kernel& kernel) {
+  try {
+    kernel(p, static_cast<int>(draw(1, 3)));
+    return true;
+  } catch (const std::invalid_argument&) {
+    return false;
+  }
+}
+
+char* data(Array& array) { return reinterpret_cast<char*>(array.storage.data()); }
+
+void pool_round(int round) {
+  cpu::limit_vector_bytes(16 << draw(0, 2));
+  MaxPoolParams p;
+  p.dtype = static_cast<DType>(draw(0, 3));
+  const int dims = static_cast<int>(draw(1, 3));
+  p.switch_bytes = draw(0, 4) > 0 ? 1 : draw(0, 1) ? 2 : 4;
+  p.relu = draw(0, 1);
+  const bool last = draw(0, 1);
+  const int64_t element = element_size(p.dtype), channels = draw(1, 40);
+  int64_t size[kAxes], windows[kAxes];
+  for (int axis = 0; axis < kAxes; ++axis) {
+    const bool padded = axis < kAxes - dims;
+    p.pool.kernel[axis] = padded ? 1 : draw(1, 4);
+    p.pool.stride[axis] = padded ? 1 : draw(1, 4);
+    p.pool.dilation[axis] = padded ? 1 : draw(1, 3);
+    const int64_t span = (p.pool.kernel[axis] - 1) * p.pool.dilation[axis] + 1;
+    p.pool.padding[axis] = padded ? 0 : draw(0, span / 2);
+    size[axis] = padded ? 1 : span + draw(0, dims < 3 ? 20 : 5);
+    windows[axis] = (size[axis] + 2 * p.pool.padding[axis] - span) / p.pool.stride[axis] + 1;
+  }
+  p.pool.set_steps();
+  Array x(draw(0, 3), channels, size, last || draw(0, 1), element);
+  Array y(x.view.n, channels, windows, last, element);
+  draw_values(x, p.dtype);
+  Array switches = switch_array(y, p.switch_bytes);
+  Array stepped = y, stepped_switches = switches;
+  p.x = x.view;
+  p.x.data = data(x);
+  p.y = y.view;
+  p.switches = switches.view;
+  p.y.data = data(stepped);
+  p.switches.data = data(stepped_switches);
+  channels_last(p.y) ? step_pool<true>(p) : step_pool<false>(p);
+  p.y.data = data(y);
+  p.switches.data = data(switches);
+  cpu::max_pool(p, static_cast<int>(draw(1, 3)));
+  if (y.storage != stepped.storage || switches.storage != stepped_switches.storage)
+    fail("max_pool", round);
+
+  // And back, with the switches found; sometimes one of them is wrong.
+  MaxUnpoolParams u;
+  u.dtype = p.dtype;
+  u.switch_bytes = p.switch_bytes;
+  u.set = draw(0, 1);
+  u.relu = draw(0, 1);
+  u.pool = p.pool;
+  u.dims = dims;
+  u.switches = p.switches;
+  if (draw(0, 5) == 0 && elements_of(p.y) > 0)
+    data(switches)[draw(0, elements_of(p.y) * p.switch_bytes - 1)] =
+        static_cast<char>(draw(0, 255));
+  int64_t count = x.view.n;
+  std::vector<int64_t> index, y_at, window_at;
+  if (count > 0 && draw(0, 1)) {
+    count = draw(0, 4);
+    draw_sizes(windows, dims, 0, 5);
+    draw_sizes(size, dims, 0, 9);
+    index = integers(count, 0, x.view.n - (draw(0, 9) > 0));
+    y_at = integers(count * dims, -2, 5);
+    window_at = integers(count * dims, -3, 8);
+    index.reserve(1);  // none is not null
+  }
+  const bool windowed = index.capacity() > 0;
+  u.base_index = windowed ? index.data() : nullptr;
+  u.y_at = y_at.data();
+  u.window_at = window_at.data();
+  Array small(count, channels, windows, last, element), large(count, channels, size, last, element);
+  draw_values(small, u.dtype);
+  draw_values(large, u.dtype);
+  u.x = large.view;
+  u.y = small.view;
+  for (const bool gather : {false, true}) {
+    Array ours = gather ? small : large, theirs = ours;
+    u.x.data = data(gather ? large : theirs);
+    u.y.data = data(gather ? theirs : small);
+    // As the kernels themselves tell whether the output's channels are last.
+    const bool in_pixels = channels_last(gather ? u.y : u.x);
+    bool right = in_pixels ? step_unpool<true>(u, gather) : step_unpool<false>(u, gather);
+    for (int64_t b = 0; b < count; ++b) right &= has_map(u, b);  // even where y is empty
+    (gather ? u.y : u.x).data = data(ours);
+    if (runs(u, gather ? cpu::max_gather : cpu::max_unpool) != right)
+      fail(gather ? "max_gather, of wrong switches," : "max_unpool, of wrong switches,", round);
+    if (right && ours.storage != theirs.storage) fail(gather ? "max_gather" : "max_unpool", round);
+  }
+}
+
 }  // namespace
 
 int main() {
@@ -245,6 +401,7 @@ int main() {
     splice_round(round);
     occlude_round(round);
     preactivation_round(round);
+    pool_round(round);
   }
   std::printf("rows: %d rounds of each op, device bodies equal the CPU kernels\n", kRounds);
 }

@@ -3,6 +3,9 @@
 
 #ifdef __CUDACC__
 #define HD __host__ __device__ __forceinline__
+// Before a loop: not unrolled on the device, for the sake of its registers.
+#define ROLLED _Pragma("unroll 1")
 #else
+#define ROLLED
 #define HD inline __attribute__((always_inline))
 #endif

@@ -5,8 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from hypothesis import assume
 from hypothesis import strategies as st
 from torch import Tensor
+
+from backsight.ops import reference
+from backsight.ops._schemas import pooled_size
 
 DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
 FORMATS = ["contiguous", "channels_last", "strided", "expanded"]
@@ -101,6 +105,87 @@ def affine(channels: int, dtype: torch.dtype, seed: int) -> tuple[Tensor, Tensor
     """A scale and a shift of each channel, in what values of `dtype` are computed in."""
     wide = torch.promote_types(dtype, torch.float32)
     return noise([channels], wide, seed), noise([channels], wide, seed + 1)
+
+
+SPECIAL = [float("nan"), float("inf"), float("-inf"), -0.0, 0.0, 1.0, -1.0]
+
+
+def signs(shape: list[int], dtype: torch.dtype, seed: int) -> Tensor:
+    """Noise in which every special value comes often."""
+    x = noise(shape, dtype, seed)
+    which = integers(shape, 0, 3 * len(SPECIAL), seed + 1)
+    for i, value in enumerate(SPECIAL):
+        x[which == i] = value
+    return x
+
+
+def _pool_cases(draw: Any) -> tuple[Any, ...]:
+    """x, kernel, stride, padding, dilation, ceil_mode; every window has a cell inside the map."""
+    dims = draw(st.integers(1, 3))
+
+    def each(low: int, high: int) -> list[int]:
+        return draw(st.lists(st.integers(low, high), min_size=dims, max_size=dims))
+
+    # Windows of more than 256 cells, too.
+    kernel = draw(st.sampled_from([[300], [17, 16], [7, 6, 7]])) if draw(st.booleans()) else []
+    kernel = kernel if len(kernel) == dims else each(1, 4)
+    stride, dilation = each(1, 4), each(1, 3)
+    span = [(k - 1) * d + 1 for k, d in zip(kernel, dilation, strict=True)]
+    padding = [draw(st.integers(0, min(n // 2, 3))) for n in span]
+    size = [
+        max(1, n - 2 * p) + draw(st.integers(0, 9 if dims < 3 else 4))
+        for n, p in zip(span, padding, strict=True)
+    ]
+    ceil_mode = draw(st.booleans())
+    try:
+        pooled_size("max_pool", size, kernel, stride, padding, dilation, ceil_mode)
+    except ValueError:
+        assume(False)
+    dtype, seed = draw(st.sampled_from(DTYPES)), draw(st.integers(0, 2**31))
+    shape = [draw(st.integers(0, 3)), draw(st.sampled_from([1, 2, 5, 9, 17, 40])), *size]
+    values = draw(st.sampled_from([noise, signs]))(shape, dtype, seed)
+    if draw(st.booleans()):  # many ties
+        values = values.round()
+    x = layout(values, draw(st.sampled_from(FORMATS)))
+    return x, kernel, stride, padding, dilation, ceil_mode
+
+
+@st.composite
+def max_pool_cases(draw: Any) -> tuple[Any, ...]:
+    return (*_pool_cases(draw), draw(st.booleans()))
+
+
+@st.composite
+def max_unpool_cases(draw: Any, windows: bool) -> tuple[Any, ...]:
+    """Arguments of max_unpool without relu: y, switches, the pool, size, mode, and the places."""
+    x, *pool, ceil_mode = _pool_cases(draw)
+    switches = reference.max_pool(x, *pool, ceil_mode)[1]
+    size, seed = list(x.shape[2:]), draw(st.integers(0, 2**31))
+    shape, places = list(switches.shape), (None, None, None)
+    if windows:
+        dims = len(size)
+        assume(len(x) > 0)
+        count = draw(st.integers(0, 4))
+        small = st.lists(st.integers(0, 5), min_size=dims, max_size=dims)
+        shape, size = [count, x.shape[1], *draw(small)], [n + 3 for n in draw(small)]
+        places = (
+            integers([count], 0, len(x), seed + 2),
+            integers([count, dims], -2, 6, seed + 3),
+            integers([count, dims], -3, 9, seed + 4),
+        )
+        if draw(st.booleans()):  # not contiguous
+            places = places[0].repeat_interleave(2)[::2], places[1].t().contiguous().t(), places[2]
+    values = draw(st.sampled_from([noise, signs]))(shape, x.dtype, seed)
+    y = layout(values, draw(st.sampled_from(FORMATS)))
+    switches = layout(switches, draw(st.sampled_from(["contiguous", "channels_last", "strided"])))
+    return y, switches, *pool, size, draw(st.sampled_from(["add", "set"])), *places
+
+
+def assert_bits(got: Tensor, expected: Tensor) -> None:
+    """The same bit patterns, signs of zeros too, though NaNs of any bits are the same."""
+    assert_same(got, expected)
+    zero = expected == 0
+    assert torch.equal(got.signbit()[zero], expected.signbit()[zero])
 
 
 def assert_same(got: Tensor, expected: Tensor) -> None:

@@ -1,7 +1,9 @@
-"""The CUDA kernels of the copying ops against the oracles on the CPU."""
+"""The CUDA kernels of the copying and the pooling ops against the oracles on the CPU."""
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -10,11 +12,15 @@ from hypothesis import given, settings
 from op_cases import (
     DTYPES,
     affine,
+    assert_bits,
     assert_same,
     layout,
+    max_pool_cases,
+    max_unpool_cases,
     noise,
     occlude_cases,
     preactivation_cases,
+    signs,
     splice_cases,
 )
 from torch import Tensor
@@ -164,10 +170,125 @@ class TestOcclude:
         assert torch.autograd.gradcheck(lambda x: ops.occlude(x, boxes, baseline), (image,))
 
 
+THREE = ([3, 3], [2, 2], [1, 1], [1, 1])
+
+
+class TestMaxPool:
+    @given(case=max_pool_cases())
+    @settings(max_examples=200, deadline=None)
+    def test_equals_the_oracle(self, case: tuple[Any, ...]) -> None:
+        (y, switches), (expected, offsets) = ops.max_pool(*on_gpu(case)), reference.max_pool(*case)
+        assert_bits(y.cpu(), expected)
+        assert_same(switches.cpu(), offsets)
+
+    @pytest.mark.parametrize("dtype", DTYPES)
+    @pytest.mark.parametrize("memory_format", ["contiguous", "channels_last"])
+    def test_large_maps(self, dtype: torch.dtype, memory_format: str) -> None:
+        x = layout(signs([3, 64, 57, 40], dtype, 1), memory_format)
+        for got, expected in zip(
+            ops.max_pool(*on_gpu((x, *THREE))), ops.max_pool(x, *THREE), strict=True
+        ):
+            assert_bits(got.cpu(), expected)
+
+    def test_gradcheck(self) -> None:
+        x = noise([2, 2, 7, 6], torch.float64, 0).cuda().requires_grad_()
+        assert torch.autograd.gradcheck(lambda x: ops.max_pool(x, *THREE)[0], (x,))
+        assert torch.autograd.gradgradcheck(lambda x: ops.max_pool(x, *THREE)[0] ** 2, (x,))
+
+    def test_in_a_graph_on_its_own_stream(self) -> None:
+        x = noise([2, 16, 24, 40], torch.float32, 1)
+        expected, offsets = ops.max_pool(x, *THREE)
+        device = x.cuda()
+        y, switches = ops.max_pool(device, *THREE)
+        back = ops.max_unpool(y, switches, *THREE, [24, 40])
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.stream(stream), torch.cuda.graph(graph, stream=stream):
+            ops.max_pool(device, *THREE, out=(y, switches))
+            ops.max_unpool(y, switches, *THREE, [24, 40], out=back)
+        for made in (y, switches, back):
+            made.zero_()
+        graph.replay()
+        torch.cuda.synchronize()
+        assert_same(y.cpu(), expected)
+        assert_same(switches.cpu(), offsets)
+        assert_same(back.cpu(), ops.max_unpool(expected, offsets, *THREE, [24, 40]))
+
+    @pytest.mark.slow
+    def test_more_than_2_31_elements(self) -> None:
+        x = torch.full((1, 33, 8192, 8192), -1, dtype=torch.float16, device="cuda")
+        x[0, 0, 0, 1] = x[0, -1, -1, -2] = 2
+        pool = ([2, 2], [2, 2], [0, 0], [1, 1])
+        y, switches = ops.max_pool(x, *pool)
+        assert y.sum(dtype=torch.float64) == 6 - y.numel()
+        assert switches.sum() == 3
+        del x
+        back = ops.max_unpool(y, switches, *pool, [8192, 8192])
+        assert back.sum(dtype=torch.float64) == 6 - y.numel()
+        assert back[0, -1, -1, -2] == 2
+
+
+class TestMaxUnpool:
+    @pytest.mark.parametrize("windows", [False, True])
+    @pytest.mark.parametrize("relu", [False, True])
+    def test_equals_the_oracle(self, windows: bool, relu: bool) -> None:
+        @given(case=max_unpool_cases(windows=windows))
+        @settings(max_examples=150, deadline=None)
+        def run(case: tuple[Any, ...]) -> None:
+            *front, base_index, y_at, window_at = case
+            args = (*front, relu, base_index, y_at, window_at)
+            assert_same(ops.max_unpool(*on_gpu(args)).cpu(), reference.max_unpool(*args))
+
+        run()
+
+    @pytest.mark.parametrize("windows", [False, True])
+    def test_gather_equals_the_oracle(self, windows: bool) -> None:
+        @given(case=max_unpool_cases(windows=windows))
+        @settings(max_examples=150, deadline=None)
+        def run(case: tuple[Any, ...]) -> None:
+            y, switches, *pool, size, mode, base_index, y_at, window_at = case
+            x = noise([len(y), y.shape[1], *size], y.dtype, 5)
+            args = (x, switches, *pool, list(y.shape[2:]), mode, base_index, y_at, window_at)
+            assert_bits(ops.max_gather(*on_gpu(args)).cpu(), reference.max_gather(*args))
+
+        run()
+
+    @pytest.mark.parametrize("op", ["max_unpool", "max_gather"])
+    @pytest.mark.parametrize("what", ["switches", "base_index"])
+    def test_what_is_wrong_fails_an_assertion(self, op: str, what: str) -> None:
+        """In a process of its own: a failed assertion is the end of its context."""
+        code = f"""
+import torch
+from backsight import ops
+x = torch.randn(2, 3, 8, 8, device="cuda")
+pool = ([2, 2], [2, 2], [0, 0], [1, 1])
+y, switches = ops.max_pool(x, *pool)
+index = torch.tensor([0, 1], device="cuda")
+if "{what}" == "switches":
+    switches[1, 2, 3, 3] = 4
+else:
+    index[1] = 2
+zeros = torch.zeros(2, 2, dtype=torch.int64, device="cuda")
+source, size = (y, [8, 8]) if "{op}" == "max_unpool" else (x, [4, 4])
+getattr(ops, "{op}")(source, switches, *pool, size, base_index=index, y_at=zeros, window_at=zeros)
+torch.cuda.synchronize()
+"""
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+        assert done.returncode != 0
+        assert "device-side assert" in done.stderr
+        assert "switches" in done.stdout + done.stderr
+
+
 def test_opcheck() -> None:
     case = on_gpu(wide_case(torch.float32, "channels_last", 4))
     torch.library.opcheck(torch.ops.backsight.splice.default, case)
     image = noise([2, 3, 5, 6], torch.float32, 0).cuda().requires_grad_()
+    y, switches = ops.max_pool(image.detach(), *THREE)
+    backsight = torch.ops.backsight
+    torch.library.opcheck(backsight.max_pool.default, (image, *THREE))
+    torch.library.opcheck(backsight.max_unpool.default, (y, switches, *THREE, [5, 6]))
+    torch.library.opcheck(backsight.max_gather.default, (image, switches, *THREE, [3, 3]))
     boxes = torch.tensor([[0, 0, 2, 2]]).cuda()
     torch.library.opcheck(
         torch.ops.backsight.occlude.default, (image, boxes, torch.zeros((), device="cuda"))

@@ -4,8 +4,20 @@ import torch  # noqa: F401  (first: its OpenMP library is the one the kernels sh
 
 from backsight.ops import reference
 from backsight.ops.heatmap import heatmap
+from backsight.ops.max_gather import max_gather
+from backsight.ops.max_pool import max_pool
+from backsight.ops.max_unpool import max_unpool
 from backsight.ops.occlude import occlude
 from backsight.ops.preactivation import preactivation
 from backsight.ops.splice import splice
 
-__all__ = ["heatmap", "occlude", "preactivation", "reference", "splice"]
+__all__ = [
+    "heatmap",
+    "max_gather",
+    "max_pool",
+    "max_unpool",
+    "occlude",
+    "preactivation",
+    "reference",
+    "splice",
+]

@@ -8,6 +8,7 @@ channel stride is 1). All coordinates are int64 and global.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,6 +20,14 @@ DTYPES = {torch.float64: 0, torch.float32: 1, torch.float16: 2, torch.bfloat16: 
 
 _OCCLUDE = "Tensor image, Tensor boxes, Tensor baseline"
 _HEATMAP = "Tensor scores, Tensor boxes, int[] size, str reduce"
+_POOL = "int[] kernel, int[] stride, int[] padding, int[] dilation"
+_WINDOWS_OF_Y = "Tensor? base_index=None, Tensor? y_at=None, Tensor? window_at=None"
+_MAX_GATHER = f'Tensor x, Tensor switches, {_POOL}, int[] size, str mode="add", {_WINDOWS_OF_Y}'
+_MAX_UNPOOL = (
+    f'Tensor y, Tensor switches, {_POOL}, int[] size, str mode="add", bool relu=False, '
+    f"{_WINDOWS_OF_Y}"
+)
+_MAX_POOL = f"Tensor x, {_POOL}, bool ceil_mode=False, bool relu=False"
 _PREACTIVATION = "Tensor[] maps, Tensor scale, Tensor shift"
 _SPLICE = (
     "Tensor base, Tensor base_index, int[] base_at, int[] extent, Tensor patch, Tensor patch_at, "
@@ -26,14 +35,29 @@ _SPLICE = (
 )
 
 
-def _define(name: str, arguments: str) -> None:
+def _define(
+    name: str,
+    arguments: str,
+    returns: str = "Tensor",
+    out: str = "Tensor(a!) out",
+    returns_out: str = "Tensor(a!)",
+) -> None:
     """Defines `name` and its overload `name.out`."""
     tags = (torch.Tag.pt2_compliant_tag,)
-    LIBRARY.define(f"{name}({arguments}) -> Tensor", tags=tags)
-    LIBRARY.define(f"{name}.out({arguments}, *, Tensor(a!) out) -> Tensor(a!)", tags=tags)
+    LIBRARY.define(f"{name}({arguments}) -> {returns}", tags=tags)
+    LIBRARY.define(f"{name}.out({arguments}, *, {out}) -> {returns_out}", tags=tags)
 
 
 _define("heatmap", _HEATMAP)
+_define("max_gather", _MAX_GATHER)
+_define(
+    "max_pool",
+    _MAX_POOL,
+    "(Tensor y, Tensor switches)",
+    "Tensor(a!) y, Tensor(b!) switches",
+    "(Tensor(a!), Tensor(b!))",
+)
+_define("max_unpool", _MAX_UNPOOL)
 _define("occlude", _OCCLUDE)
 _define("preactivation", _PREACTIVATION)
 _define("splice", _SPLICE)
@@ -47,16 +71,27 @@ def is_channels_last(x: Tensor) -> bool:
     return x.stride(1) < x.stride(-1)
 
 
-def empty_like_format(x: Tensor, shape: Sequence[int]) -> Tensor:
-    """An uninitialised dense tensor of `shape` in the memory format, dtype and device of `x`."""
-    if not is_channels_last(x):
-        return x.new_empty(shape)
+def empty_like_format(x: Tensor, shape: Sequence[int], dtype: torch.dtype | None = None) -> Tensor:
+    """An uninitialised dense tensor of `shape` in the memory format, device and, unless another is
+    given, dtype of `x`."""
+    return empty_dense(x, shape, is_channels_last(x), dtype or x.dtype)
+
+
+def empty_dense(x: Tensor, shape: Sequence[int], channels_last: bool, dtype: torch.dtype) -> Tensor:
+    """An uninitialised dense tensor of `shape`, channels last or contiguous, where `x` lies."""
+    if not channels_last:
+        return x.new_empty(shape, dtype=dtype)
+    return x.new_empty_strided(shape, channels_last_stride(shape), dtype=dtype)
+
+
+def channels_last_stride(shape: Sequence[int]) -> list[int]:
+    """The strides of a dense tensor of `shape` (B, C, *S) with its channels last."""
     stride = [1] * len(shape)
     step = shape[1]
     for axis in (*range(len(shape) - 1, 1, -1), 0):
         stride[axis] = step
         step *= shape[axis]
-    return x.new_empty_strided(shape, stride)
+    return stride
 
 
 def is_dense(x: Tensor) -> bool:
@@ -69,10 +104,27 @@ def is_dense(x: Tensor) -> bool:
     return x.is_contiguous(memory_format=memory_format)
 
 
+def lies(x: Tensor, channels_last: bool) -> bool:
+    """Whether `x` (B, C, *S) is dense in that layout."""
+    if not channels_last:
+        return x.is_contiguous()
+    if x.dim() == 3:
+        return x.transpose(1, 2).is_contiguous()
+    memory_format = torch.channels_last if x.dim() == 4 else torch.channels_last_3d
+    return x.is_contiguous(memory_format=memory_format)
+
+
+def laid_out(x: Tensor, channels_last: bool) -> Tensor:
+    """`x`, or a copy of it that is dense in that layout."""
+    if lies(x, channels_last):
+        return x
+    return empty_dense(x, x.shape, channels_last, x.dtype).copy_(x)
+
+
 # --- checks ----------------------------------------------------------------------------------
 
 
-def _check_array(op: str, name: str, x: Tensor) -> None:
+def check_array(op: str, name: str, x: Tensor) -> None:
     if x.dtype not in DTYPES:
         raise TypeError(
             f"{op}: expected {name} of dtype float64, float32, float16 or bfloat16, got {x.dtype}"
@@ -120,7 +172,7 @@ def _check_no_grad(op: str, *tensors: Tensor) -> None:
 
 def check_occlude(image: Tensor, boxes: Tensor, baseline: Tensor) -> tuple[int, ...]:
     """Refuses bad arguments of occlude in a sentence; returns the shape of its result."""
-    _check_array("occlude", "image", image)
+    check_array("occlude", "image", image)
     if boxes.dim() == 0:
         raise ValueError("occlude: expected boxes of shape (N, 2 * D), got a scalar")
     count = boxes.shape[0]
@@ -184,7 +236,7 @@ def check_preactivation(maps: Sequence[Tensor], scale: Tensor, shift: Tensor) ->
     if not maps:
         raise ValueError(f"{op}: expected one map or more, got none")
     first = maps[0]
-    _check_array(op, "maps[0]", first)
+    check_array(op, "maps[0]", first)
     batch, channels, *size = first.shape
     for i, x in enumerate(maps[1:], 1):
         _check_same(op, f"maps[{i}]", x, "maps[0]", first)
@@ -229,7 +281,7 @@ def check_splice(
     size: Sequence[int],
 ) -> tuple[int, ...]:
     """Refuses bad arguments of splice in a sentence; returns the shape of its result."""
-    _check_array("splice", "base", base)
+    check_array("splice", "base", base)
     _check_same("splice", "patch", patch, "base", base)
     dims = base.dim() - 2
     if patch.dim() != base.dim():
@@ -256,6 +308,228 @@ def check_splice(
     return (windows, channels, *size)
 
 
+def _check_pool(
+    op: str,
+    size: Sequence[int],
+    kernel: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+) -> None:
+    """Refuses the geometry of a pool over a map of `size`."""
+    dims = len(size)
+    if not len(kernel) == len(stride) == len(padding) == len(dilation) == dims:
+        names = {"kernel": kernel, "stride": stride, "padding": padding, "dilation": dilation}
+        name, values = next((n, v) for n, v in names.items() if len(v) != dims)
+        raise ValueError(
+            f"{op}: expected {dims} ints in {name}, one a spatial axis, got {list(values)}"
+        )
+    for k, s, p, d in zip(kernel, stride, padding, dilation, strict=True):
+        if k < 1 or s < 1 or d < 1:
+            raise ValueError(
+                f"{op}: expected kernel, stride and dilation of positive ints, "
+                f"got {list(kernel)}, {list(stride)} and {list(dilation)}"
+            )
+        if not 0 <= 2 * p <= (k - 1) * d + 1:
+            raise ValueError(
+                f"{op}: expected a padding of at most half of what a window spans, "
+                f"got {list(padding)} for kernel {list(kernel)} and dilation {list(dilation)}"
+            )
+
+
+def pooled_size(
+    op: str,
+    size: Sequence[int],
+    kernel: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    ceil_mode: bool,
+) -> list[int]:
+    """How many windows a map of `size` has on each axis; in ceil_mode the last may hang over its
+    end, but not begin beyond it. Refuses a bad geometry in a sentence."""
+    _check_pool(op, size, kernel, stride, padding, dilation)
+    windows = []
+    for n, k, s, p, d in zip(size, kernel, stride, padding, dilation, strict=True):
+        room = n + 2 * p - (k - 1) * d - 1
+        count = (room + (s - 1 if ceil_mode else 0)) // s + 1
+        if ceil_mode and (count - 1) * s >= n + p:
+            count -= 1
+        if n < 1 or count < 1:
+            raise ValueError(
+                f"{op}: expected a map that holds a window, got one of {list(size)} cells for "
+                f"kernel {list(kernel)}, padding {list(padding)} and dilation {list(dilation)}"
+            )
+        # Windows that begin in the padding: their first cell inside is their start modulo d.
+        if d > n and any((o * s - p) % d >= n for o in range(min(count, -(-p // s)))):
+            raise ValueError(
+                f"{op}: expected every window to have a cell inside the map, got a map of "
+                f"{list(size)} cells for padding {list(padding)} and dilation {list(dilation)}"
+            )
+        windows.append(count)
+    return windows
+
+
+def switch_dtype(kernel: Sequence[int]) -> torch.dtype:
+    """The smallest dtype that holds every offset in a window."""
+    cells = 1
+    for k in kernel:
+        cells *= k
+    if cells <= 1 << 8:
+        return torch.uint8
+    return torch.int16 if cells <= 1 << 15 else torch.int32
+
+
+def check_max_pool(
+    x: Tensor,
+    kernel: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    ceil_mode: bool,
+) -> list[int]:
+    """Refuses bad arguments of max_pool in a sentence; returns the shape of its results."""
+    check_array("max_pool", "x", x)
+    size = x.shape[2:]
+    windows = pooled_size("max_pool", size, kernel, stride, padding, dilation, ceil_mode)
+    return [*x.shape[:2], *windows]
+
+
+def check_max_pool_out(
+    x: Tensor, kernel: Sequence[int], shape: Sequence[int], y: Tensor, switches: Tensor
+) -> None:
+    """Refuses `y` and `switches` of a wrong shape, dtype or device, or a gradient."""
+    _check_no_grad("max_pool with out=", x)
+    check_out("max_pool", y, tuple(shape), "x", x)
+    if switches.dtype != switch_dtype(kernel):
+        raise TypeError(
+            f"max_pool: expected switches of dtype {switch_dtype(kernel)}, got {switches.dtype}"
+        )
+    if switches.shape != y.shape or switches.device != x.device:
+        raise ValueError(
+            f"max_pool: expected switches of shape {tuple(shape)} on {x.device}, "
+            f"got {tuple(switches.shape)} on {switches.device}"
+        )
+
+
+SWITCH_DTYPES = (torch.uint8, torch.int16, torch.int32)
+MODES = ("add", "set")
+
+
+def _check_switched(
+    op: str,
+    name: str,
+    x: Tensor,
+    switches: Tensor,
+    pool: Sequence[Sequence[int]],
+    size: Sequence[int],
+    mode: str,
+    places: Sequence[Tensor | None],
+) -> bool:
+    """What max_unpool and max_gather refuse alike; returns whether x is windows."""
+    check_array(op, name, x)
+    if switches.dtype not in SWITCH_DTYPES:
+        raise TypeError(
+            f"{op}: expected switches of dtype uint8, int16 or int32, got {switches.dtype}"
+        )
+    if switches.device != x.device:
+        raise ValueError(f"{op}: expected switches on {x.device}, got {switches.device}")
+    if switches.dim() != x.dim() or switches.shape[1] != x.shape[1]:
+        raise ValueError(
+            f"{op}: expected switches with the {x.shape[1]} channels and {x.dim() - 2} spatial "
+            f"axes of {name}, got {tuple(switches.shape)}"
+        )
+    if mode not in MODES:
+        raise ValueError(f"{op}: expected mode to be 'add' or 'set', got {mode!r}")
+    dims = x.dim() - 2
+    if len(size) != dims or min(size) < 0:
+        raise ValueError(
+            f"{op}: expected a size of {dims} non-negative ints, one a spatial axis, "
+            f"got {list(size)}"
+        )
+    _check_pool(op, size, *pool)
+    if all(place is None for place in places):
+        if len(switches) != len(x):
+            raise ValueError(
+                f"{op}: expected switches of {len(x)} maps, as many as {name} has, "
+                f"got {len(switches)}"
+            )
+        return False
+    base_index, y_at, window_at = places
+    if base_index is None or y_at is None or window_at is None:
+        raise ValueError(
+            f"{op}: expected base_index, y_at and window_at together for windows, and none of them "
+            "for whole maps"
+        )
+    _check_integers(op, "base_index", base_index, (len(x),), x)
+    _check_integers(op, "y_at", y_at, (len(x), dims), x)
+    _check_integers(op, "window_at", window_at, (len(x), dims), x)
+    return True
+
+
+def check_max_unpool(
+    y: Tensor,
+    switches: Tensor,
+    kernel: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    size: Sequence[int],
+    mode: str = "add",
+    relu: bool = False,
+    base_index: Tensor | None = None,
+    y_at: Tensor | None = None,
+    window_at: Tensor | None = None,
+) -> tuple[int, ...]:
+    """Refuses bad arguments of max_unpool in a sentence; returns the shape of its result."""
+    pool, places = (kernel, stride, padding, dilation), (base_index, y_at, window_at)
+    windows = _check_switched("max_unpool", "y", y, switches, pool, size, mode, places)
+    if not windows and switches.shape != y.shape:
+        raise ValueError(
+            f"max_unpool: expected switches of the shape of y, {tuple(y.shape)}, "
+            f"got {tuple(switches.shape)}"
+        )
+    return (*y.shape[:2], *size)
+
+
+def check_max_gather(
+    x: Tensor,
+    switches: Tensor,
+    kernel: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    size: Sequence[int],
+    mode: str = "add",
+    base_index: Tensor | None = None,
+    y_at: Tensor | None = None,
+    window_at: Tensor | None = None,
+) -> tuple[int, ...]:
+    """Refuses bad arguments of max_gather in a sentence; returns the shape of its result."""
+    pool, places = (kernel, stride, padding, dilation), (base_index, y_at, window_at)
+    windows = _check_switched("max_gather", "x", x, switches, pool, size, mode, places)
+    if not windows and list(switches.shape[2:]) != list(size):
+        raise ValueError(
+            f"max_gather: expected the size of the switches, {list(switches.shape[2:])}, "
+            f"got {list(size)}"
+        )
+    return (*x.shape[:2], *size)
+
+
+def check_max_unpool_out(*args: Any, out: Tensor) -> None:
+    """The same for max_unpool.out, which has no gradient."""
+    shape = check_max_unpool(*args)
+    _check_no_grad("max_unpool with out=", args[0])
+    check_out("max_unpool", out, shape, "y", args[0])
+
+
+def check_max_gather_out(*args: Any, out: Tensor) -> None:
+    """The same for max_gather.out, which has no gradient."""
+    shape = check_max_gather(*args)
+    _check_no_grad("max_gather with out=", args[0])
+    check_out("max_gather", out, shape, "x", args[0])
+
+
 # --- fake kernels ----------------------------------------------------------------------------
 
 
@@ -268,6 +542,54 @@ def _fake_heatmap_out(
 ) -> Tensor:
     check_heatmap_out(scores, boxes, size, reduce, out)
     return out
+
+
+def _fake_max_gather(*args: Any) -> Tensor:
+    return empty_like_format(args[1], check_max_gather(*args), args[0].dtype)
+
+
+def _fake_max_gather_out(*args: Any, out: Tensor) -> Tensor:
+    check_max_gather_out(*args, out=out)
+    return out
+
+
+def _fake_max_unpool(*args: Any) -> Tensor:
+    return empty_like_format(args[1], check_max_unpool(*args), args[0].dtype)
+
+
+def _fake_max_unpool_out(*args: Any, out: Tensor) -> Tensor:
+    check_max_unpool_out(*args, out=out)
+    return out
+
+
+def _fake_max_pool(
+    x: Tensor,
+    kernel: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    ceil_mode: bool = False,
+    relu: bool = False,
+) -> tuple[Tensor, Tensor]:
+    shape = check_max_pool(x, kernel, stride, padding, dilation, ceil_mode)
+    return empty_like_format(x, shape), empty_like_format(x, shape, switch_dtype(kernel))
+
+
+def _fake_max_pool_out(
+    x: Tensor,
+    kernel: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    ceil_mode: bool = False,
+    relu: bool = False,
+    *,
+    y: Tensor,
+    switches: Tensor,
+) -> tuple[Tensor, Tensor]:
+    shape = check_max_pool(x, kernel, stride, padding, dilation, ceil_mode)
+    check_max_pool_out(x, kernel, shape, y, switches)
+    return y, switches
 
 
 def _fake_occlude(image: Tensor, boxes: Tensor, baseline: Tensor) -> Tensor:
@@ -312,6 +634,12 @@ def _fake_splice(
 for _name, _fake in (
     ("heatmap", _fake_heatmap),
     ("heatmap.out", _fake_heatmap_out),
+    ("max_gather", _fake_max_gather),
+    ("max_gather.out", _fake_max_gather_out),
+    ("max_pool", _fake_max_pool),
+    ("max_pool.out", _fake_max_pool_out),
+    ("max_unpool", _fake_max_unpool),
+    ("max_unpool.out", _fake_max_unpool_out),
     ("occlude", _fake_occlude),
     ("occlude.out", _fake_occlude_out),
     ("preactivation", _fake_preactivation),

@@ -5,7 +5,8 @@ They judge every backend, and they are what runs on devices without kernels of t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -13,14 +14,22 @@ from torch import Tensor
 
 from backsight.ops._schemas import (
     LIBRARY,
+    accumulation_dtype,
     check_heatmap,
     check_heatmap_out,
+    check_max_gather,
+    check_max_gather_out,
+    check_max_pool,
+    check_max_pool_out,
+    check_max_unpool,
+    check_max_unpool_out,
     check_occlude,
     check_occlude_out,
     check_out,
     check_preactivation,
     check_splice,
     empty_like_format,
+    switch_dtype,
 )
 
 
@@ -109,6 +118,159 @@ def heatmap(scores: Tensor, boxes: Tensor, size: Sequence[int], reduce: str) -> 
     return total.masked_fill(spoilt, float("nan")).to(scores)
 
 
+def max_pool(
+    x: Tensor,
+    kernel: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    ceil_mode: bool = False,
+    relu: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """See `backsight.ops.max_pool`."""
+    shape = check_max_pool(x, kernel, stride, padding, dilation, ceil_mode)
+    y = empty_like_format(x, shape)
+    switches = empty_like_format(x, shape, switch_dtype(kernel))
+    if relu:
+        x = x.relu() + 0  # -0 becomes 0
+    for o in itertools.product(*map(range, shape[2:])):
+        best: Tensor | None = None
+        for offset, cell in enumerate(_cells(o, kernel, stride, padding, dilation)):
+            if not all(0 <= i < n for i, n in zip(cell, x.shape[2:], strict=True)):
+                continue
+            values = x[_at(slice(None), cell)]
+            if best is None:
+                best, first = values.clone(), torch.full_like(values, offset, dtype=switches.dtype)
+            else:
+                take = (values > best) | values.isnan()
+                best, first = torch.where(take, values, best), first.masked_fill(take, offset)
+        assert best is not None  # every window has a cell inside the map
+        y[_at(slice(None), o)] = best
+        switches[_at(slice(None), o)] = first
+    return y, switches
+
+
+def _at(batch: slice, cell: Sequence[int]) -> tuple[slice | int, ...]:
+    """The index of a cell in all channels of some entries."""
+    return (batch, slice(None), *cell)
+
+
+def _cells(
+    o: Sequence[int],
+    kernel: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+) -> list[tuple[int, ...]]:
+    """The cells of window o, by their offsets."""
+    return [
+        tuple(
+            a * s - p + b * d for a, s, p, b, d in zip(o, stride, padding, k, dilation, strict=True)
+        )
+        for k in itertools.product(*map(range, kernel))
+    ]
+
+
+def _switched(
+    op: str,
+    y_size: Sequence[int],
+    x_size: Sequence[int],
+    switches: Tensor,
+    pool: Sequence[Sequence[int]],
+    places: tuple[Tensor | None, Tensor | None, Tensor | None],
+) -> Iterator[tuple[slice, tuple[int, ...], tuple[int, ...], Tensor]]:
+    """All (entries, window of y, cell of x, where that window's switch points to that cell), in
+    raster order of the windows. Refuses wrong switches."""
+    base_index, y_at, window_at = places
+    if base_index is None or y_at is None or window_at is None:
+        zeros = (0,) * len(y_size)
+        batches = [(slice(None), slice(None), zeros, zeros)]
+    else:
+        batches = []
+        rows = (base_index.tolist(), y_at.tolist(), window_at.tolist())
+        for b, (m, windows, cells) in enumerate(zip(*rows, strict=True)):
+            if not 0 <= m < len(switches):
+                raise ValueError(f"{op}: expected base_index in [0, {len(switches)}), got {m}")
+            batches.append((slice(b, b + 1), slice(m, m + 1), tuple(windows), tuple(cells)))
+    for batch, maps, first_window, first_cell in batches:
+        for w in itertools.product(*map(range, y_size)):
+            o = tuple(a + b for a, b in zip(w, first_window, strict=True))
+            if not all(0 <= a < n for a, n in zip(o, switches.shape[2:], strict=True)):
+                continue
+            found = switches[_at(maps, o)]
+            right = torch.zeros_like(found, dtype=torch.bool)
+            for offset, g in enumerate(_cells(o, *pool)):
+                here = found == offset
+                cell = tuple(a - b for a, b in zip(g, first_cell, strict=True))
+                inside = all(0 <= a < n for a, n in zip(cell, x_size, strict=True))
+                if inside or base_index is not None:
+                    right |= here
+                if inside:
+                    yield batch, w, cell, here
+            if not right.all():
+                raise ValueError(
+                    f"{op}: expected switches below {len(_cells(o, *pool))}, each of a cell inside "
+                    f"the map, got {int(found[~right][0])}"
+                )
+
+
+def max_unpool(
+    y: Tensor,
+    switches: Tensor,
+    kernel: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    size: Sequence[int],
+    mode: str = "add",
+    relu: bool = False,
+    base_index: Tensor | None = None,
+    y_at: Tensor | None = None,
+    window_at: Tensor | None = None,
+) -> Tensor:
+    """See `backsight.ops.max_unpool`."""
+    pool, places = (kernel, stride, padding, dilation), (base_index, y_at, window_at)
+    shape = check_max_unpool(y, switches, *pool, size, mode, relu, *places)
+    wide = accumulation_dtype(y.dtype)
+    x = empty_like_format(switches, shape, wide).zero_()
+    for batch, w, cell, here in _switched("max_unpool", y.shape[2:], size, switches, pool, places):
+        value = y[_at(batch, w)].to(wide)
+        at = _at(batch, cell)
+        x[at] = torch.where(here, value if mode == "set" else x[at] + value, x[at])
+    return empty_like_format(switches, shape, y.dtype).copy_(x.relu() if relu else x)
+
+
+def max_gather(
+    x: Tensor,
+    switches: Tensor,
+    kernel: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    size: Sequence[int],
+    mode: str = "add",
+    base_index: Tensor | None = None,
+    y_at: Tensor | None = None,
+    window_at: Tensor | None = None,
+) -> Tensor:
+    """See `backsight.ops.max_gather`."""
+    pool, places = (kernel, stride, padding, dilation), (base_index, y_at, window_at)
+    shape = check_max_gather(x, switches, *pool, size, mode, *places)
+    y = empty_like_format(switches, shape, x.dtype).zero_()
+    # The last window so far that points to a cell, counted from 1.
+    winner = torch.zeros(x.shape, dtype=torch.int64, device=x.device)
+    found = list(_switched("max_gather", size, x.shape[2:], switches, pool, places))
+    numbers = {w: i + 1 for i, w in enumerate(itertools.product(*map(range, size)))}
+    for batch, w, cell, here in found:
+        winner[_at(batch, cell)].masked_fill_(here, numbers[w])
+    for batch, w, cell, here in found:
+        wins = here & (winner[_at(batch, cell)] == numbers[w])
+        at = _at(batch, w)
+        take = wins if mode == "set" else here
+        y[at] = torch.where(take, x[_at(batch, cell)], y[at])
+    return y
+
+
 def _into_out(op: Callable[..., Tensor], check: Callable[..., Any]) -> Callable[..., Tensor]:
     def call(*args: Any, out: Tensor) -> Tensor:
         check(*args, out)
@@ -122,6 +284,24 @@ def _check_splice_out(*args: Any) -> None:
     check_out("splice", out, check_splice(*rest), "base", rest[0])
 
 
+def _max_pool_out(*args: Any, y: Tensor, switches: Tensor) -> tuple[Tensor, Tensor]:
+    ceil_mode = args[5] if len(args) > 5 else False
+    shape = check_max_pool(args[0], args[1], args[2], args[3], args[4], ceil_mode)
+    check_max_pool_out(args[0], args[1], shape, y, switches)
+    values, offsets = max_pool(*args)
+    return y.copy_(values), switches.copy_(offsets)
+
+
+def _max_gather_out(*args: Any, out: Tensor) -> Tensor:
+    check_max_gather_out(*args, out=out)
+    return out.copy_(max_gather(*args))
+
+
+def _max_unpool_out(*args: Any, out: Tensor) -> Tensor:
+    check_max_unpool_out(*args, out=out)
+    return out.copy_(max_unpool(*args))
+
+
 def _check_preactivation_out(
     maps: Sequence[Tensor], scale: Tensor, shift: Tensor, out: Tensor
 ) -> None:
@@ -129,6 +309,12 @@ def _check_preactivation_out(
     check_out("preactivation", out, shape, "maps[0]", maps[0])
 
 
+LIBRARY.impl("max_gather", max_gather, "CompositeExplicitAutograd")
+LIBRARY.impl("max_gather.out", _max_gather_out, "CompositeExplicitAutograd")
+LIBRARY.impl("max_pool", max_pool, "CompositeExplicitAutograd")
+LIBRARY.impl("max_pool.out", _max_pool_out, "CompositeExplicitAutograd")
+LIBRARY.impl("max_unpool", max_unpool, "CompositeExplicitAutograd")
+LIBRARY.impl("max_unpool.out", _max_unpool_out, "CompositeExplicitAutograd")
 for _name, _op, _check in (
     ("heatmap", heatmap, check_heatmap_out),
     ("occlude", occlude, check_occlude_out),

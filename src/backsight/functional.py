@@ -1,0 +1,438 @@
+"""Max pooling and unpooling with the signatures of `torch.nn.functional`, by ops that keep one byte
+where torch keeps an index of eight.
+
+Shapes: D is 1, 2 or 3 as the name says; inputs are (N, C, *S) or (C, *S) with D spatial axes.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from typing import Literal, NamedTuple, overload
+
+import torch
+from torch import Tensor
+
+from backsight import ops
+
+__all__ = [
+    "Switches",
+    "max_pool1d",
+    "max_pool1d_switches",
+    "max_pool2d",
+    "max_pool2d_switches",
+    "max_pool3d",
+    "max_pool3d_switches",
+    "max_unpool1d",
+    "max_unpool2d",
+    "max_unpool3d",
+]
+
+Ints = int | Sequence[int]
+
+
+class Switches(NamedTuple):
+    """Where the maxima of a pool were.
+
+    Attributes:
+        offsets: (N, C, *O) or (C, *O), the raster index of each maximum in its window: uint8, int16
+            where a window has more than 256 cells, or int32 beyond 32768.
+        size: D ints, the spatial size of what was pooled.
+        kernel, stride, padding, dilation: D ints each, the pool's.
+    """
+
+    offsets: Tensor
+    size: tuple[int, ...]
+    kernel: tuple[int, ...]
+    stride: tuple[int, ...]
+    padding: tuple[int, ...]
+    dilation: tuple[int, ...]
+
+    def indices(self) -> Tensor:
+        """The indices that torch returns: int64, in the flattened map, shaped as `offsets`."""
+        device = self.offsets.device
+        dims = len(self.size)
+        steps = [math.prod(self.size[axis + 1 :]) for axis in range(dims)]
+        table = [
+            sum(k * d * n for k, d, n in zip(cell, self.dilation, steps, strict=True))
+            for cell in itertools.product(*map(range, self.kernel))
+        ]
+        result = torch.tensor(table, device=device)[self.offsets.long()]
+        for axis in range(dims):
+            windows = torch.arange(self.offsets.shape[axis - dims], device=device)
+            starts = (windows * self.stride[axis] - self.padding[axis]) * steps[axis]
+            result += starts.view(-1, *[1] * (dims - 1 - axis))
+        return result
+
+
+def _ints(op: str, name: str, value: Ints, dims: int) -> tuple[int, ...]:
+    """`value` as one int for each axis."""
+    values = (value,) if isinstance(value, int) else tuple(value)
+    if len(values) == 1:
+        values *= dims
+    if len(values) != dims:
+        raise ValueError(f"{op}: expected {name} to be an int or {dims} ints, got {value}")
+    return values
+
+
+def _batched(op: str, input: Tensor, dims: int) -> tuple[Tensor, bool]:
+    """`input` (N, C, *S), and whether it came without N."""
+    if input.dim() not in (dims + 1, dims + 2):
+        raise ValueError(
+            f"{op}: expected an input of {dims + 1} or {dims + 2} axes, ([N,] C, *S), "
+            f"got {tuple(input.shape)}"
+        )
+    return (input.unsqueeze(0), True) if input.dim() == dims + 1 else (input, False)
+
+
+def _pool(
+    op: str,
+    dims: int,
+    input: Tensor,
+    kernel_size: Ints,
+    stride: Ints | None,
+    padding: Ints,
+    dilation: Ints,
+    ceil_mode: bool,
+) -> tuple[Tensor, Switches]:
+    x, alone = _batched(op, input, dims)
+    kernel = _ints(op, "kernel_size", kernel_size, dims)
+    # torch takes an empty stride as none
+    given = stride is not None and stride != () and stride != []
+    pool = (
+        kernel,
+        _ints(op, "stride", stride, dims) if given and stride is not None else kernel,
+        _ints(op, "padding", padding, dims),
+        _ints(op, "dilation", dilation, dims),
+    )
+    y, offsets = ops.max_pool(x, *pool, ceil_mode)
+    if alone:
+        y, offsets = y.squeeze(0), offsets.squeeze(0)
+    return y, Switches(offsets, tuple(x.shape[2:]), *pool)
+
+
+def _unpooled_size(
+    op: str,
+    windows: Sequence[int],
+    kernel: tuple[int, ...],
+    stride: tuple[int, ...],
+    padding: tuple[int, ...],
+    output_size: Sequence[int] | None,
+) -> tuple[int, ...]:
+    """torch's rule: `output_size`, less than a stride away from what the windows span."""
+    dims = len(kernel)
+    span = tuple(
+        (o - 1) * s + k - 2 * p for o, k, s, p in zip(windows, kernel, stride, padding, strict=True)
+    )
+    if output_size is None:
+        return span
+    size = tuple(output_size)
+    if len(size) == dims + 2:
+        size = size[2:]
+    near = zip(size, span, stride, strict=len(size) == dims)
+    if len(size) != dims or not all(n - s < out < n + s and out >= 0 for out, n, s in near):
+        raise ValueError(
+            f"{op}: expected an output_size of {dims} ints, each less than the stride of "
+            f"{list(stride)} away from {list(span)}, got {list(output_size)}"
+        )
+    return size
+
+
+def _scatter(op: str, y: Tensor, indices: Tensor, size: tuple[int, ...]) -> Tensor:
+    """Values (N, C, *O) at the cells that `indices` name; of several the last in raster order."""
+    if indices.dtype != torch.int64:
+        raise TypeError(f"{op}: expected indices of dtype int64, or Switches, got {indices.dtype}")
+    cells = math.prod(size)
+    flat, values = indices.flatten(2), y.flatten(2)
+    message = f"{op}: expected indices in [0, {cells}), one for each cell of {list(size)}"
+    if torch.compiler.is_compiling():
+        torch._assert_async(((flat >= 0) & (flat < cells)).all(), message)
+    elif flat.numel() > 0:
+        low, high = (int(bound) for bound in torch.aminmax(flat))
+        if low < 0 or high >= cells:
+            raise ValueError(f"{message}, got {low if low < 0 else high}")
+    # The last window of each cell, counted from 1; 0, of value 0, where there is none.
+    numbers = torch.arange(1, flat.shape[2] + 1, device=y.device).expand_as(flat)
+    last = torch.zeros(*flat.shape[:2], cells, dtype=torch.int64, device=y.device)
+    last = last.scatter_reduce(2, flat, numbers, "amax")
+    padded = torch.nn.functional.pad(values, (1, 0))
+    return padded.gather(2, last).view(*y.shape[:2], *size)
+
+
+def _unpool(
+    op: str,
+    dims: int,
+    input: Tensor,
+    indices: Tensor | Switches,
+    kernel_size: Ints,
+    stride: Ints | None,
+    padding: Ints,
+    output_size: Sequence[int] | None,
+) -> Tensor:
+    y, alone = _batched(op, input, dims)
+    kernel = _ints(op, "kernel_size", kernel_size, dims)
+    step = kernel if stride is None else _ints(op, "stride", stride, dims)
+    pad = _ints(op, "padding", padding, dims)
+    size = _unpooled_size(op, y.shape[2:], kernel, step, pad, output_size)
+    found = indices.offsets if isinstance(indices, Switches) else indices
+    if found.shape != input.shape or found.device != input.device:
+        raise ValueError(
+            f"{op}: expected indices of shape {tuple(input.shape)} on {input.device}, "
+            f"got {tuple(found.shape)} on {found.device}"
+        )
+    if alone:
+        found = found.unsqueeze(0)
+    if isinstance(indices, Switches):
+        if (kernel, step, pad) != indices[2:5]:
+            raise ValueError(
+                f"{op}: expected the kernel_size, stride and padding of the switches, "
+                f"{indices[2:5]}, got {(kernel, step, pad)}"
+            )
+        x = ops.max_unpool(y, found, *indices[2:], size, "set")
+    else:
+        x = _scatter(op, y, found, size)
+    return x.squeeze(0) if alone else x
+
+
+@overload
+def max_pool1d(
+    input: Tensor,
+    kernel_size: Ints,
+    stride: Ints | None = None,
+    padding: Ints = 0,
+    dilation: Ints = 1,
+    ceil_mode: bool = False,
+    return_indices: Literal[False] = False,
+) -> Tensor: ...
+@overload
+def max_pool1d(
+    input: Tensor,
+    kernel_size: Ints,
+    stride: Ints | None = None,
+    padding: Ints = 0,
+    dilation: Ints = 1,
+    ceil_mode: bool = False,
+    *,
+    return_indices: bool,
+) -> Tensor | tuple[Tensor, Tensor]: ...
+def max_pool1d(
+    input: Tensor,
+    kernel_size: Ints,
+    stride: Ints | None = None,
+    padding: Ints = 0,
+    dilation: Ints = 1,
+    ceil_mode: bool = False,
+    return_indices: bool = False,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """`torch.nn.functional.max_pool1d`, with torch's own indices: int64, in the flattened map.
+
+    What is kept for the gradient is one byte a window; see `max_pool1d_switches`.
+    """
+    name = "max_pool1d"
+    y, switches = _pool(name, 1, input, kernel_size, stride, padding, dilation, ceil_mode)
+    return (y, switches.indices()) if return_indices else y
+
+
+def max_pool1d_switches(
+    input: Tensor,
+    kernel_size: Ints,
+    stride: Ints | None = None,
+    padding: Ints = 0,
+    dilation: Ints = 1,
+    ceil_mode: bool = False,
+) -> tuple[Tensor, Switches]:
+    """`max_pool1d` that returns `Switches` in place of indices: an eighth of their memory."""
+    name = "max_pool1d_switches"
+    return _pool(name, 1, input, kernel_size, stride, padding, dilation, ceil_mode)
+
+
+def max_unpool1d(
+    input: Tensor,
+    indices: Tensor | Switches,
+    kernel_size: Ints,
+    stride: Ints | None = None,
+    padding: Ints = 0,
+    output_size: Sequence[int] | None = None,
+) -> Tensor:
+    """`torch.nn.functional.max_unpool1d`, of indices or of `Switches`.
+
+    Where several windows name a cell the last in raster order counts, on every device, and the
+    others get the gradient 0. Differentiable in `input`; allowed under
+    `torch.use_deterministic_algorithms`.
+
+    Args:
+        input: (N, C, *O) or (C, *O).
+        indices: int64 of the shape of input, cells of the flattened map; or `Switches`, whose pool
+            the other arguments must name.
+        kernel_size, stride, padding: the pool's; without stride, the kernel's.
+        output_size: 1 ints, or 3 with batch and channels in front; less than a stride away
+            from what the windows span, which is the default.
+
+    Raises:
+        TypeError, ValueError: a wrong dtype, shape or size; an index outside of the map.
+    """
+    name = "max_unpool1d"
+    return _unpool(name, 1, input, indices, kernel_size, stride, padding, output_size)
+
+
+@overload
+def max_pool2d(
+    input: Tensor,
+    kernel_size: Ints,
+    stride: Ints | None = None,
+    padding: Ints = 0,
+    dilation: Ints = 1,
+    ceil_mode: bool = False,
+    return_indices: Literal[False] = False,
+) -> Tensor: ...
+@overload
+def max_pool2d(
+    input: Tensor,
+    kernel_size: Ints,
+    stride: Ints | None = None,
+    padding: Ints = 0,
+    dilation: Ints = 1,
+    ceil_mode: bool = False,
+    *,
+    return_indices: bool,
+) -> Tensor | tuple[Tensor, Tensor]: ...
+def max_pool2d(
+    input: Tensor,
+    kernel_size: Ints,
+    stride: Ints | None = None,
+    padding: Ints = 0,
+    dilation: Ints = 1,
+    ceil_mode: bool = False,
+    return_indices: bool = False,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """`torch.nn.functional.max_pool2d`, with torch's own indices: int64, in the flattened map.
+
+    What is kept for the gradient is one byte a window; see `max_pool2d_switches`.
+    """
+    name = "max_pool2d"
+    y, switches = _pool(name, 2, input, kernel_size, stride, padding, dilation, ceil_mode)
+    return (y, switches.indices()) if return_indices else y
+
+
+def max_pool2d_switches(
+    input: Tensor,
+    kernel_size: Ints,
+    stride: Ints | None = None,
+    padding: Ints = 0,
+    dilation: Ints = 1,
+    ceil_mode: bool = False,
+) -> tuple[Tensor, Switches]:
+    """`max_pool2d` that returns `Switches` in place of indices: an eighth of their memory."""
+    name = "max_pool2d_switches"
+    return _pool(name, 2, input, kernel_size, stride, padding, dilation, ceil_mode)
+
+
+def max_unpool2d(
+    input: Tensor,
+    indices: Tensor | Switches,
+    kernel_size: Ints,
+    stride: Ints | None = None,
+    padding: Ints = 0,
+    output_size: Sequence[int] | None = None,
+) -> Tensor:
+    """`torch.nn.functional.max_unpool2d`, of indices or of `Switches`.
+
+    Where several windows name a cell the last in raster order counts, on every device, and the
+    others get the gradient 0. Differentiable in `input`; allowed under
+    `torch.use_deterministic_algorithms`.
+
+    Args:
+        input: (N, C, *O) or (C, *O).
+        indices: int64 of the shape of input, cells of the flattened map; or `Switches`, whose pool
+            the other arguments must name.
+        kernel_size, stride, padding: the pool's; without stride, the kernel's.
+        output_size: 2 ints, or 4 with batch and channels in front; less than a stride away
+            from what the windows span, which is the default.
+
+    Raises:
+        TypeError, ValueError: a wrong dtype, shape or size; an index outside of the map.
+    """
+    name = "max_unpool2d"
+    return _unpool(name, 2, input, indices, kernel_size, stride, padding, output_size)
+
+
+@overload
+def max_pool3d(
+    input: Tensor,
+    kernel_size: Ints,
+    stride: Ints | None = None,
+    padding: Ints = 0,
+    dilation: Ints = 1,
+    ceil_mode: bool = False,
+    return_indices: Literal[False] = False,
+) -> Tensor: ...
+@overload
+def max_pool3d(
+    input: Tensor,
+    kernel_size: Ints,
+    stride: Ints | None = None,
+    padding: Ints = 0,
+    dilation: Ints = 1,
+    ceil_mode: bool = False,
+    *,
+    return_indices: bool,
+) -> Tensor | tuple[Tensor, Tensor]: ...
+def max_pool3d(
+    input: Tensor,
+    kernel_size: Ints,
+    stride: Ints | None = None,
+    padding: Ints = 0,
+    dilation: Ints = 1,
+    ceil_mode: bool = False,
+    return_indices: bool = False,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """`torch.nn.functional.max_pool3d`, with torch's own indices: int64, in the flattened map.
+
+    What is kept for the gradient is one byte a window; see `max_pool3d_switches`.
+    """
+    name = "max_pool3d"
+    y, switches = _pool(name, 3, input, kernel_size, stride, padding, dilation, ceil_mode)
+    return (y, switches.indices()) if return_indices else y
+
+
+def max_pool3d_switches(
+    input: Tensor,
+    kernel_size: Ints,
+    stride: Ints | None = None,
+    padding: Ints = 0,
+    dilation: Ints = 1,
+    ceil_mode: bool = False,
+) -> tuple[Tensor, Switches]:
+    """`max_pool3d` that returns `Switches` in place of indices: an eighth of their memory."""
+    name = "max_pool3d_switches"
+    return _pool(name, 3, input, kernel_size, stride, padding, dilation, ceil_mode)
+
+
+def max_unpool3d(
+    input: Tensor,
+    indices: Tensor | Switches,
+    kernel_size: Ints,
+    stride: Ints | None = None,
+    padding: Ints = 0,
+    output_size: Sequence[int] | None = None,
+) -> Tensor:
+    """`torch.nn.functional.max_unpool3d`, of indices or of `Switches`.
+
+    Where several windows name a cell the last in raster order counts, on every device, and the
+    others get the gradient 0. Differentiable in `input`; allowed under
+    `torch.use_deterministic_algorithms`.
+
+    Args:
+        input: (N, C, *O) or (C, *O).
+        indices: int64 of the shape of input, cells of the flattened map; or `Switches`, whose pool
+            the other arguments must name.
+        kernel_size, stride, padding: the pool's; without stride, the kernel's.
+        output_size: 3 ints, or 5 with batch and channels in front; less than a stride away
+            from what the windows span, which is the default.
+
+    Raises:
+        TypeError, ValueError: a wrong dtype, shape or size; an index outside of the map.
+    """
+    name = "max_unpool3d"
+    return _unpool(name, 3, input, indices, kernel_size, stride, padding, output_size)
