@@ -88,6 +88,42 @@ PreactivationParams preactivation_params(int dtype, py::handle maps, py::handle 
   return p;
 }
 
+ReluParams relu_params(int dtype, uintptr_t x, uintptr_t y, uintptr_t bits, int64_t rows,
+                       int64_t length_of_row) {
+  ReluParams p;
+  p.dtype = static_cast<DType>(dtype);
+  p.x = reinterpret_cast<const char*>(x);
+  p.y = reinterpret_cast<char*>(y);
+  p.bits = reinterpret_cast<uint8_t*>(bits);
+  p.rows = rows;
+  p.length = length_of_row;
+  return p;
+}
+
+RectifyParams rectify_params(int dtype, int rule, bool channels_last, uintptr_t grad,
+                             py::handle shape, uintptr_t bits, int64_t maps, py::handle tile,
+                             py::handle base_at, py::handle extent, uintptr_t base_index,
+                             uintptr_t window_at, uintptr_t out) {
+  RectifyParams p;
+  p.dtype = static_cast<DType>(dtype);
+  p.rule = static_cast<Rule>(rule);
+  p.channels_last = channels_last;
+  p.grad = reinterpret_cast<const char*>(grad);
+  p.out = reinterpret_cast<char*>(out);
+  fill_axes(p.size, shape, 2, 1);
+  p.n = item(shape, 0);
+  p.c = item(shape, 1);
+  p.bits = reinterpret_cast<const uint8_t*>(bits);
+  p.maps = maps;
+  fill_axes(p.tile, tile, 0, 1);
+  fill_axes(p.base_at, base_at, 0, 0);
+  fill_axes(p.extent, extent, 0, 1);
+  p.base_index = int64s(base_index);
+  p.window_at = int64s(window_at);
+  p.dims = static_cast<int>(length(tile));
+  return p;
+}
+
 SpliceParams splice_params(int dtype, uintptr_t base, py::handle base_shape, py::handle base_stride,
                            uintptr_t base_index, py::handle base_at, py::handle extent,
                            uintptr_t patch, py::handle patch_shape, py::handle patch_stride,
@@ -224,5 +260,7 @@ PYBIND11_MODULE(_C, m) {
   def_op(m, "occlude", &occlude_params, &cpu::occlude, CUDA_OR_NULL(cuda::occlude));
   def_op(m, "preactivation", &preactivation_params, &cpu::preactivation,
          CUDA_OR_NULL(cuda::preactivation));
+  def_op(m, "rectify", &rectify_params, &cpu::rectify, CUDA_OR_NULL(cuda::rectify));
+  def_op(m, "relu", &relu_params, &cpu::relu, CUDA_OR_NULL(cuda::relu));
   def_op(m, "splice", &splice_params, &cpu::splice, CUDA_OR_NULL(cuda::splice));
 }

@@ -139,6 +139,54 @@ struct PreactivationParams {
   const char* shift;       // likewise
 };
 
+// y = max(x, 0), element by element, and for each element a bit that says whether a gradient passes
+// there: x > 0, or x is NaN. As in torch NaN stays NaN and -0 stays -0 in y, and their bits are 1
+// and 0. x and y are dense and laid out alike; y may be x.
+//
+// Bits lie in bytes, along the channels if those are last in memory and else along the last axis:
+// element i of such a row is bit i % 8, the lowest first, of the row's byte i / 8. A row is padded
+// with zero bits to whole bytes, and the bytes lie densely in the layout of x: (N, C, *S) whose
+// channels are last has (N, ceil(C / 8), *S) bytes whose channels are last, and any other has
+// (N, C, *S[:-1], ceil(S[-1] / 8)) bytes, contiguous.
+struct ReluParams {
+  DType dtype;           // of x and y
+  const char* x;         // (rows, length)
+  char* y;               // (rows, length)
+  uint8_t* bits;         // (rows, ceil(length / 8))
+  int64_t rows, length;  // pixels and channels, or lines and cells of the last axis
+};
+
+// A signal on its way back through relu. With R an element of grad, and the bit that relu left for
+// its cell,
+//   gradient:   R if the bit is set, else 0
+//   deconvnet:  max(R, 0), whatever the bit
+//   guided:     max(R, 0) if the bit is set, else 0
+// and max as in relu: NaN stays NaN, and -0 stays -0. What a clear bit holds back is +0 whatever R
+// is, NaN too: so torch has it.
+//
+// Without base_index grad is as large as the bits' maps, and entry n reads map n. With it, grad is
+// B windows of the maps: the cell of window b at global coordinate g reads the bit [base_index[b],
+// :, g - base_at]. The result is 0 where g lies outside [0, extent) on any axis; and NaN where it
+// lies inside but the bit is not held, because g lies outside the tile or the index is that of no
+// map (the caller promised that it is held); deconvnet asks for no bits.
+enum class Rule : int { kGradient, kDeconvnet, kGuided };
+struct RectifyParams {
+  DType dtype;  // of grad and out
+  Rule rule;
+  const char* grad;           // (B, C, *size), dense, with the bits' layout
+  char* out;                  // (B, C, *size), laid out as grad
+  int64_t n, c, size[kAxes];  // B, C and size
+  bool channels_last;         // the layout: bytes along the channels, else along the last axis
+  const uint8_t* bits;        // of (M, C, *tile), as relu leaves them; null for deconvnet
+  int64_t maps;               // M
+  int64_t tile[kAxes];        // size of what the bits are of
+  int64_t base_at[kAxes];     // global coordinate of the tile's first cell
+  int64_t extent[kAxes];      // size of the whole map
+  const int64_t* base_index;  // (B,), or null
+  const int64_t* window_at;   // (B, dims) global coordinate of each window's first cell, or null
+  int dims;                   // 1, 2 or 3: the columns of window_at
+};
+
 // B windows of M base maps, with a patch pasted over each. The cell of window b at global
 // coordinate g is, for every channel,
 //   outside                                if g lies outside [0, extent) on any axis, else
@@ -169,6 +217,8 @@ void max_pool(const MaxPoolParams& p, int threads);
 void max_unpool(const MaxUnpoolParams& p, int threads);
 void occlude(const OccludeParams& p, int threads);
 void preactivation(const PreactivationParams& p, int threads);
+void rectify(const RectifyParams& p, int threads);
+void relu(const ReluParams& p, int threads);
 void splice(const SpliceParams& p, int threads);
 }  // namespace cpu
 
@@ -188,6 +238,8 @@ void max_pool(void* stream, const MaxPoolParams& p);
 void max_unpool(void* stream, const MaxUnpoolParams& p);
 void occlude(void* stream, const OccludeParams& p);
 void preactivation(void* stream, const PreactivationParams& p);
+void rectify(void* stream, const RectifyParams& p);
+void relu(void* stream, const ReluParams& p);
 void splice(void* stream, const SpliceParams& p);
 }  // namespace cuda
 

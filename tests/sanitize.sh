@@ -10,11 +10,12 @@ work=build/sanitize
 rm -rf "$work"
 mkdir -p "$work"
 flags=(-std=c++17 -g -O1 -fno-omit-frame-pointer -fopenmp -ffp-contract=off
-       -fsanitize=address,undefined -fno-sanitize-recover=all -DBACKSIGHT_NO_CLONES -Icsrc)
+       -fsanitize=address,undefined -fno-sanitize-recover=all -Wno-psabi
+       -DBACKSIGHT_NO_CLONES -Icsrc)
 
 # The driver needs no Python, so leaks count too.
 g++ "${flags[@]}" tests/sanitize_rows.cpp \
-    csrc/cpu/{max_gather,max_pool,max_unpool,occlude,parallel,preactivation,runs,splice}.cpp \
+    csrc/cpu/{max_gather,max_pool,max_unpool,occlude,parallel,preactivation,rectify,relu,runs,splice}.cpp \
     -o "$work/rows"
 "$work/rows"
 

@@ -11,6 +11,8 @@
 #include "core/max_unpool.h"
 #include "core/occlude.h"
 #include "core/preactivation.h"
+#include "core/rectify.h"
+#include "core/relu.h"
 #include "core/rows.h"
 #include "core/splice.h"
 #include "cpu/isa.h"
@@ -80,6 +82,15 @@ void step(const Rows& rows) {
   }
 }
 
+template <typename T>
+void expect_same(const std::vector<T>& got, const std::vector<T>& expected, const char* op,
+                 int round) {
+  if (got == expected) return;
+  std::fprintf(stderr, "%s: expected the CPU kernel's output, got another in round %d\n", op,
+               round);
+  std::exit(1);
+}
+
 // Writes `out` by the stepped body and by the CPU kernel.
 template <typename Rows, typename Params>
 void compare(Params& p, Array& out, void (*kernel)(const Params&, int), const char* op, int round) {
@@ -89,11 +100,7 @@ void compare(Params& p, Array& out, void (*kernel)(const Params&, int), const ch
   step(Rows(p));
   p.out = out.view;
   kernel(p, static_cast<int>(draw(1, 3)));
-  if (out.storage != stepped.storage) {
-    std::fprintf(stderr, "%s: expected the CPU kernel's output, got another in round %d\n", op,
-                 round);
-    std::exit(1);
-  }
+  expect_same(stepped.storage, out.storage, op, round);
 }
 
 std::vector<int64_t> integers(int64_t count, int64_t low, int64_t high) {
@@ -233,12 +240,97 @@ void preactivation_round(int round) {
   });
   p.out = out.view;
   cpu::preactivation(p, static_cast<int>(draw(1, 3)));
-  if (out.storage != stepped.storage) {
-    std::fprintf(stderr,
-                 "preactivation: expected the CPU kernel's output, got another in round %d\n",
-                 round);
-    std::exit(1);
+  expect_same(stepped.storage, out.storage, "preactivation", round);
+}
+
+std::vector<uint8_t> bytes(int64_t count) {
+  std::vector<uint8_t> values(static_cast<size_t>(count));
+  for (auto& v : values) v = static_cast<uint8_t>(rng());
+  return values;
+}
+
+// Elements are random bits, so NaNs are among them, and signs are even; zeros are put in by hand.
+void relu_round(int round) {
+  ReluParams p;
+  p.dtype = static_cast<DType>(draw(0, 3));
+  p.rows = draw(0, 9);
+  p.length = draw(0, 3) > 0 ? draw(0, 40) : 8 * draw(0, 5);
+  const int64_t size[kAxes] = {1, 1, p.length};
+  Array x(p.rows, 1, size, false, element_size(p.dtype));
+  for (auto& word : x.storage)
+    if (draw(0, 3) == 0) word = draw(0, 1) ? 0 : 0x8000000080008000u;
+  Array y = x, stepped = x;
+  auto bits = bytes(groups_of(p)), stepped_bits = bytes(groups_of(p));
+  p.x = reinterpret_cast<const char*>(x.storage.data());
+  p.y = reinterpret_cast<char*>(y.storage.data());
+  p.bits = bits.data();
+  cpu::relu(p, static_cast<int>(draw(1, 3)));
+  p.y = reinterpret_cast<char*>(stepped.storage.data());
+  p.bits = stepped_bits.data();
+  with_element(p.dtype, [&](auto element) {
+    using T = decltype(element);
+    for (int64_t i = 0; i < groups_of(p); ++i) {
+      if (whole_groups(p) && draw(0, 3) > 0) {
+        relu_group<T, true>(p, i);
+      } else {
+        relu_group<T, false>(p, i);
+      }
+    }
+  });
+  expect_same(y.storage, stepped.storage, "relu", round);
+  expect_same(bits, stepped_bits, "relu", round);
+  // In place.
+  p.x = p.y = reinterpret_cast<char*>(x.storage.data());
+  cpu::relu(p, 1);
+  expect_same(x.storage, y.storage, "relu", round);
+}
+
+void rectify_round(int round) {
+  RectifyParams p;
+  p.dtype = static_cast<DType>(draw(0, 3));
+  p.rule = static_cast<Rule>(draw(0, 2));
+  p.dims = static_cast<int>(draw(1, 3));
+  p.channels_last = draw(0, 1);
+  p.n = draw(0, 4);
+  p.c = draw(1, 18);
+  draw_sizes(p.size, p.dims, 0, 18);
+  const bool windowed = draw(0, 2) > 0;
+  p.maps = windowed ? draw(0, 3) : p.n;
+  draw_sizes(p.tile, p.dims, 0, 18);
+  for (int axis = 0; axis < kAxes; ++axis) {
+    const bool padded = axis < kAxes - p.dims;
+    if (!windowed) p.tile[axis] = p.size[axis];
+    p.base_at[axis] = padded || !windowed ? 0 : draw(-2, 3);
+    p.extent[axis] = padded ? 1 : windowed ? draw(0, 20) : p.size[axis];
   }
+  Array grad(p.n, p.c, p.size, p.channels_last, element_size(p.dtype));
+  Array out = grad, stepped = grad;
+  const int64_t lines = p.maps * p.tile[0] * p.tile[1];
+  const auto bits = bytes(p.channels_last ? lines * p.tile[2] * groups_of(p.c)
+                                          : lines * p.c * groups_of(p.tile[2]));
+  const auto index = integers(p.n, -1, p.maps);
+  const auto window_at = integers(p.n * p.dims, -9, 18);
+  p.grad = reinterpret_cast<const char*>(grad.storage.data());
+  p.bits = uses_bits(p.rule) ? bits.data() : nullptr;
+  p.base_index = windowed ? index.data() : nullptr;
+  p.window_at = windowed ? window_at.data() : nullptr;
+  p.out = reinterpret_cast<char*>(out.storage.data());
+  cpu::rectify(p, static_cast<int>(draw(1, 3)));
+  p.out = reinterpret_cast<char*>(stepped.storage.data());
+  const Rectify rectify(p);
+  with_element(p.dtype, [&](auto element) {
+    using T = decltype(element);
+    for (int64_t line = 0; line < rectify.lines(); ++line) {
+      for (int64_t group = 0; group < rectify.line_groups(); ++group) {
+        if (rectify.whole_groups() && draw(0, 3) > 0) {
+          rectify.group<T, true>(line, group);
+        } else {
+          rectify.group<T, false>(line, group);
+        }
+      }
+    }
+  });
+  expect_same(out.storage, stepped.storage, "rectify", round);
 }
 
 [[noreturn]] void fail(const char* op, int round) {
@@ -308,7 +400,6 @@ bool runs(const MaxUnpoolParams& p, const Kernel& kernel) {
 char* data(Array& array) { return reinterpret_cast<char*>(array.storage.data()); }
 
 void pool_round(int round) {
-  cpu::limit_vector_bytes(16 << draw(0, 2));
   MaxPoolParams p;
   p.dtype = static_cast<DType>(draw(0, 3));
   const int dims = static_cast<int>(draw(1, 3));
@@ -398,10 +489,13 @@ void pool_round(int round) {
 int main() {
   constexpr int kRounds = 4000;
   for (int round = 0; round < kRounds; ++round) {
+    cpu::limit_vector_bytes(16 << draw(0, 2));
     splice_round(round);
     occlude_round(round);
     preactivation_round(round);
     pool_round(round);
+    relu_round(round);
+    rectify_round(round);
   }
   std::printf("rows: %d rounds of each op, device bodies equal the CPU kernels\n", kRounds);
 }

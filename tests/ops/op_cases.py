@@ -25,7 +25,7 @@ def layout(x: Tensor, memory_format: str) -> Tensor:
     if memory_format == "strided":  # neither the channels nor any axis lie next to each other
         return x.transpose(0, -1).repeat_interleave(2, -1).contiguous()[..., ::2].transpose(0, -1)
     assert memory_format == "expanded"
-    return x[:1, :, ..., :1].expand_as(x)
+    return (x[:1] if x.dim() == 2 else x[:1, :, ..., :1]).expand_as(x)
 
 
 def noise(shape: list[int], dtype: torch.dtype, seed: int) -> Tensor:
@@ -179,6 +179,57 @@ def max_unpool_cases(draw: Any, windows: bool) -> tuple[Any, ...]:
     y = layout(values, draw(st.sampled_from(FORMATS)))
     switches = layout(switches, draw(st.sampled_from(["contiguous", "channels_last", "strided"])))
     return y, switches, *pool, size, draw(st.sampled_from(["add", "set"])), *places
+
+
+@st.composite
+def relu_cases(draw: Any) -> Tensor:
+    dims = draw(st.integers(0, 3))
+    size = draw(st.lists(st.integers(0, 18), min_size=dims, max_size=dims))
+    batch, channels = draw(st.integers(0, 3)), draw(st.integers(0, 18))
+    dtype, seed = draw(st.sampled_from(DTYPES)), draw(st.integers(0, 2**31))
+    x = signs([batch, channels, *size], dtype, seed)
+    return layout(x, draw(st.sampled_from(FORMATS)))
+
+
+RULES = ["gradient", "deconvnet", "guided"]
+
+
+@st.composite
+def rectify_cases(draw: Any) -> tuple[Tensor, Tensor, str]:
+    """Whole maps; the signal may lie otherwise than the bits."""
+    x = draw(relu_cases())
+    grad = signs(list(x.shape), draw(st.sampled_from(DTYPES)), draw(st.integers(0, 2**31)))
+    return (
+        layout(grad, draw(st.sampled_from(FORMATS))),
+        reference.relu(x)[1],
+        draw(st.sampled_from(RULES)),
+    )
+
+
+@st.composite
+def window_cases(draw: Any) -> tuple[Any, ...]:
+    """Windows that read the bits of maps, or of tiles of them."""
+    dims = draw(st.integers(1, 3))
+
+    def sizes(low: int, high: int) -> list[int]:
+        return draw(st.lists(st.integers(low, high), min_size=dims, max_size=dims))
+
+    maps, windows = draw(st.integers(0, 3)), draw(st.integers(0, 4))
+    channels = draw(st.integers(1, 18))
+    seed = draw(st.integers(0, 2**31))
+    extent = sizes(0, 18)
+    tile, base_at = (None, None) if draw(st.booleans()) else (sizes(0, 18), sizes(-2, 5))
+    x = signs([maps, channels, *(tile or extent)], torch.float32, seed)
+    bits = reference.relu(layout(x, draw(st.sampled_from(FORMATS))))[1]
+    grad = signs([windows, channels, *sizes(0, 18)], draw(st.sampled_from(DTYPES)), seed + 2)
+    base_index = integers([windows], -1, maps + 1, seed + 3)
+    window_at = integers([windows, dims], -9, 18, seed + 4)
+    if draw(st.booleans()):  # not contiguous
+        base_index = base_index.repeat_interleave(2)[::2]
+        window_at = window_at.t().contiguous().t()
+    rule = draw(st.sampled_from(RULES))
+    grad = layout(grad, draw(st.sampled_from(FORMATS)))
+    return grad, bits, rule, base_index, window_at, extent, base_at, tile
 
 
 def assert_bits(got: Tensor, expected: Tensor) -> None:

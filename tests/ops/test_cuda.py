@@ -20,8 +20,11 @@ from op_cases import (
     noise,
     occlude_cases,
     preactivation_cases,
+    rectify_cases,
+    relu_cases,
     signs,
     splice_cases,
+    window_cases,
 )
 from torch import Tensor
 
@@ -58,6 +61,77 @@ def wide_case(dtype: torch.dtype, memory_format: str, channels: int) -> tuple[An
     patch_at = window_at + torch.tensor([[2, 3], [4, 4], [0, 0], [8, 8], [30, 1]])
     index = torch.tensor([0, 1, 1, 0, 7])
     return base, index, [0, 0], [33, 40], patch, patch_at, window_at, [16, 24], 0.5
+
+
+class TestRelu:
+    @given(x=relu_cases())
+    @settings(max_examples=200, deadline=None)
+    def test_equals_the_oracle(self, x: Tensor) -> None:
+        (y, bits), (expected, expected_bits) = ops.relu(*on_gpu((x,))), reference.relu(x)
+        assert_bits(y.cpu(), expected)
+        assert_same(bits.cpu(), expected_bits)
+
+    @pytest.mark.parametrize("dtype", DTYPES)
+    @pytest.mark.parametrize("memory_format", ["contiguous", "channels_last"])
+    def test_large_maps(self, dtype: torch.dtype, memory_format: str) -> None:
+        x = layout(signs([3, 64, 56, 40], dtype, 1), memory_format)
+        (y, bits), (expected, expected_bits) = ops.relu(*on_gpu((x,))), reference.relu(x)
+        assert_bits(y.cpu(), expected)
+        assert_same(bits.cpu(), expected_bits)
+
+    def test_gradcheck(self) -> None:
+        x = noise([2, 3, 4, 5], torch.float64, 0).cuda().requires_grad_()
+        assert torch.autograd.gradcheck(lambda x: ops.relu(x)[0], (x,))
+
+    def test_in_a_graph_on_its_own_stream(self) -> None:
+        x = signs([2, 16, 24, 40], torch.float32, 1)
+        expected, expected_bits = reference.relu(x)
+        (device,) = on_gpu((x,))
+        y, bits = ops.relu(device)
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.stream(stream), torch.cuda.graph(graph, stream=stream):
+            ops.relu(device, out=(y, bits))
+        y.zero_()
+        bits.zero_()
+        graph.replay()
+        torch.cuda.synchronize()
+        assert_bits(y.cpu(), expected)
+        assert_same(bits.cpu(), expected_bits)
+
+    @pytest.mark.slow
+    def test_more_than_2_31_elements(self) -> None:
+        x = torch.full((2**31 // 16 + 5, 16), -1, dtype=torch.float16, device="cuda")
+        x[-1, 3] = x[0, 9] = 2
+        y, bits = ops.relu(x)
+        assert y.sum(dtype=torch.float64) == 4
+        assert bits.nonzero().tolist() == [[0, 1], [len(x) - 1, 0]]
+
+
+class TestRectify:
+    @given(case=rectify_cases())
+    @settings(max_examples=200, deadline=None)
+    def test_whole_maps(self, case: tuple[Any, ...]) -> None:
+        assert_bits(ops.rectify(*on_gpu(case)).cpu(), reference.rectify(*case))
+
+    @given(case=window_cases())
+    @settings(max_examples=300, deadline=None)
+    def test_windows(self, case: tuple[Any, ...]) -> None:
+        assert_bits(ops.rectify(*on_gpu(case)).cpu(), reference.rectify(*case))
+
+    @pytest.mark.parametrize("dtype", DTYPES)
+    @pytest.mark.parametrize("memory_format", ["contiguous", "channels_last"])
+    @pytest.mark.parametrize("rule", ["gradient", "deconvnet", "guided"])
+    def test_large_maps(self, dtype: torch.dtype, memory_format: str, rule: str) -> None:
+        x, grad = (layout(signs([3, 64, 56, 40], dtype, s), memory_format) for s in (1, 2))
+        case = (grad, reference.relu(x)[1], rule)
+        assert_bits(ops.rectify(*on_gpu(case)).cpu(), reference.rectify(*case))
+
+    def test_gradcheck(self) -> None:
+        bits = ops.relu(noise([2, 3, 4, 5], torch.float64, 0).cuda())[1]
+        grad = noise([2, 3, 4, 5], torch.float64, 1).cuda().requires_grad_()
+        assert torch.autograd.gradcheck(lambda g: ops.rectify(g, bits, "guided"), (grad,))
 
 
 class TestSplice:

@@ -3,21 +3,28 @@
 import torch  # noqa: F401  (first: its OpenMP library is the one the kernels share)
 
 from backsight.ops import reference
+from backsight.ops._schemas import DTYPES, RULES
 from backsight.ops.heatmap import heatmap
 from backsight.ops.max_gather import max_gather
 from backsight.ops.max_pool import max_pool
 from backsight.ops.max_unpool import max_unpool
 from backsight.ops.occlude import occlude
 from backsight.ops.preactivation import preactivation
+from backsight.ops.rectify import rectify
+from backsight.ops.relu import relu
 from backsight.ops.splice import splice
 
 __all__ = [
+    "DTYPES",
+    "RULES",
     "heatmap",
     "max_gather",
     "max_pool",
     "max_unpool",
     "occlude",
     "preactivation",
+    "rectify",
     "reference",
+    "relu",
     "splice",
 ]

@@ -29,10 +29,19 @@ _MAX_UNPOOL = (
 )
 _MAX_POOL = f"Tensor x, {_POOL}, bool ceil_mode=False, bool relu=False"
 _PREACTIVATION = "Tensor[] maps, Tensor scale, Tensor shift"
+_RECTIFY = (
+    "Tensor grad, Tensor? bits, str rule, Tensor? base_index=None, Tensor? window_at=None, "
+    "int[]? extent=None, int[]? base_at=None, int[]? tile=None"
+)
+_RELU = "Tensor x, str rule='gradient'"
 _SPLICE = (
     "Tensor base, Tensor base_index, int[] base_at, int[] extent, Tensor patch, Tensor patch_at, "
     "Tensor window_at, int[] size, float outside=0.0"
 )
+
+
+#: Rules at a ReLU and their codes in csrc/ops.h.
+RULES = {"gradient": 0, "deconvnet": 1, "guided": 2}
 
 
 def _define(
@@ -60,6 +69,14 @@ _define(
 _define("max_unpool", _MAX_UNPOOL)
 _define("occlude", _OCCLUDE)
 _define("preactivation", _PREACTIVATION)
+_define("rectify", _RECTIFY)
+_define(
+    "relu",
+    _RELU,
+    "(Tensor y, Tensor bits)",
+    "Tensor(a!) y, Tensor(b!) bits",
+    "(Tensor(a!), Tensor(b!))",
+)
 _define("splice", _SPLICE)
 
 
@@ -74,12 +91,14 @@ def is_channels_last(x: Tensor) -> bool:
 def empty_like_format(x: Tensor, shape: Sequence[int], dtype: torch.dtype | None = None) -> Tensor:
     """An uninitialised dense tensor of `shape` in the memory format, device and, unless another is
     given, dtype of `x`."""
-    return empty_dense(x, shape, is_channels_last(x), dtype or x.dtype)
+    return empty_dense(x, shape, is_channels_last(x), dtype)
 
 
-def empty_dense(x: Tensor, shape: Sequence[int], channels_last: bool, dtype: torch.dtype) -> Tensor:
-    """An uninitialised dense tensor of `shape`, channels last or contiguous, where `x` lies."""
-    if not channels_last:
+def empty_dense(
+    x: Tensor, shape: Sequence[int], channels_last: bool, dtype: torch.dtype | None = None
+) -> Tensor:
+    """The same, channels last or contiguous as asked for."""
+    if not channels_last or len(shape) == 2:
         return x.new_empty(shape, dtype=dtype)
     return x.new_empty_strided(shape, channels_last_stride(shape), dtype=dtype)
 
@@ -105,8 +124,8 @@ def is_dense(x: Tensor) -> bool:
 
 
 def lies(x: Tensor, channels_last: bool) -> bool:
-    """Whether `x` (B, C, *S) is dense in that layout."""
-    if not channels_last:
+    """Whether `x` (B, C) or (B, C, *S) is dense in that layout."""
+    if not channels_last or x.dim() == 2:
         return x.is_contiguous()
     if x.dim() == 3:
         return x.transpose(1, 2).is_contiguous()
@@ -118,7 +137,21 @@ def laid_out(x: Tensor, channels_last: bool) -> Tensor:
     """`x`, or a copy of it that is dense in that layout."""
     if lies(x, channels_last):
         return x
-    return empty_dense(x, x.shape, channels_last, x.dtype).copy_(x)
+    return empty_dense(x, x.shape, channels_last).copy_(x)
+
+
+# --- the bits of relu ------------------------------------------------------------------------
+
+
+def packs_channels(x: Tensor) -> bool:
+    """Whether the bits of `x` lie along the channels, and not along the last axis."""
+    return x.dim() == 2 or is_channels_last(x) or max(x.shape[2:]) == 1
+
+
+def bits_shape(shape: Sequence[int], channels: bool) -> tuple[int, ...]:
+    """The shape of the bits of what has `shape`, by whether they lie along the channels."""
+    axis = 1 if channels else len(shape) - 1
+    return tuple((n + 7) // 8 if d == axis else n for d, n in enumerate(shape))
 
 
 # --- checks ----------------------------------------------------------------------------------
@@ -530,6 +563,102 @@ def check_max_gather_out(*args: Any, out: Tensor) -> None:
     check_out("max_gather", out, shape, "x", args[0])
 
 
+def _check_values(op: str, name: str, x: Tensor) -> None:
+    """`check_array` for what may also have no spatial axes."""
+    if x.dim() != 2:
+        check_array(op, name, x)
+    elif x.dtype not in DTYPES:
+        check_array(op, name, x[..., None])
+
+
+def check_rule(op: str, rule: str) -> None:
+    if rule not in RULES:
+        raise ValueError(f"{op}: expected rule to be one of {', '.join(RULES)}, got {rule!r}")
+
+
+def check_relu(x: Tensor, rule: str = "gradient") -> tuple[int, ...]:
+    """Refuses bad arguments of relu in a sentence; returns the shape of the bits."""
+    check_rule("relu", rule)
+    _check_values("relu", "x", x)
+    return bits_shape(x.shape, packs_channels(x))
+
+
+def check_relu_out(x: Tensor, rule: str = "gradient", *, y: Tensor, bits: Tensor) -> None:
+    """The same for relu.out, which has no gradient."""
+    shape = check_relu(x, rule)
+    _check_no_grad("relu with out=", x)
+    check_out("relu", y, tuple(x.shape), "x", x)
+    if bits.dtype != torch.uint8 or bits.shape != shape or bits.device != x.device:
+        raise ValueError(
+            f"relu: expected bits of dtype uint8 and shape {shape} on {x.device}, "
+            f"got {bits.dtype}, {tuple(bits.shape)} on {bits.device}"
+        )
+
+
+def check_rectify(
+    grad: Tensor,
+    bits: Tensor | None,
+    rule: str,
+    base_index: Tensor | None = None,
+    window_at: Tensor | None = None,
+    extent: Sequence[int] | None = None,
+    base_at: Sequence[int] | None = None,
+    tile: Sequence[int] | None = None,
+) -> bool:
+    """Refuses bad arguments of rectify in a sentence; returns whether it is to run on channels
+    last: as the bits lie, or as grad does where there are none.
+    """
+    _check_values("rectify", "grad", grad)
+    check_rule("rectify", rule)
+    maps = tuple(grad.shape)
+    if base_index is not None and window_at is not None and extent is not None:
+        dims = grad.dim() - 2
+        for name, values in (("extent", extent), ("base_at", base_at), ("tile", tile)):
+            if values is not None and len(values) != dims:
+                raise ValueError(
+                    f"rectify: expected {dims} ints in {name}, one a spatial axis, "
+                    f"got {list(values)}"
+                )
+        if dims == 0:
+            raise ValueError(
+                "rectify: expected windows (batch, channels, *spatial) with 1 to 3 spatial axes, "
+                f"got {maps}"
+            )
+        _check_integers("rectify", "base_index", base_index, (maps[0],), grad)
+        _check_integers("rectify", "window_at", window_at, (maps[0], dims), grad)
+        count = 0 if bits is None or bits.dim() == 0 else bits.shape[0]
+        maps = (count, maps[1], *(extent if tile is None else tile))
+    elif any(x is not None for x in (base_index, window_at, extent, base_at, tile)):
+        raise ValueError(
+            "rectify: expected base_index, window_at and extent together for windows, "
+            "and none of them nor base_at and tile for whole maps"
+        )
+    if rule == "deconvnet":
+        return packs_channels(grad)
+    if bits is None:
+        raise ValueError(f"rectify: expected bits for rule {rule!r}, got None")
+    if bits.dtype != torch.uint8:
+        raise TypeError(f"rectify: expected bits of dtype uint8, got {bits.dtype}")
+    if bits.device != grad.device:
+        raise ValueError(f"rectify: expected bits on {grad.device}, got {bits.device}")
+    for channels in (True, False):
+        if bits.shape == bits_shape(maps, channels):
+            return channels
+    raise ValueError(
+        f"rectify: expected bits of maps {maps}, of shape {bits_shape(maps, True)} along the "
+        f"channels or {bits_shape(maps, False)} along the last axis, got {tuple(bits.shape)}"
+    )
+
+
+def check_rectify_out(*args: Any, out: Tensor) -> bool:
+    """The same for rectify.out, which has no gradient."""
+    channels = check_rectify(*args)
+    grad = args[0]
+    _check_no_grad("rectify with out=", grad)
+    check_out("rectify", out, tuple(grad.shape), "grad", grad)
+    return channels
+
+
 # --- fake kernels ----------------------------------------------------------------------------
 
 
@@ -611,6 +740,29 @@ def _fake_preactivation(
     return out
 
 
+def _fake_rectify(*args: Any) -> Tensor:
+    check_rectify(*args)
+    grad: Tensor = args[0]
+    return empty_like_format(grad, grad.shape)
+
+
+def _fake_rectify_out(*args: Any, out: Tensor) -> Tensor:
+    check_rectify_out(*args, out=out)
+    return out
+
+
+def _fake_relu(x: Tensor, rule: str = "gradient") -> tuple[Tensor, Tensor]:
+    shape = check_relu(x, rule)
+    return empty_like_format(x, x.shape), empty_dense(x, shape, packs_channels(x), torch.uint8)
+
+
+def _fake_relu_out(
+    x: Tensor, rule: str = "gradient", *, y: Tensor, bits: Tensor
+) -> tuple[Tensor, Tensor]:
+    check_relu_out(x, rule, y=y, bits=bits)
+    return y, bits
+
+
 def _fake_splice(
     base: Tensor,
     base_index: Tensor,
@@ -644,6 +796,10 @@ for _name, _fake in (
     ("occlude.out", _fake_occlude_out),
     ("preactivation", _fake_preactivation),
     ("preactivation.out", _fake_preactivation),
+    ("rectify", _fake_rectify),
+    ("rectify.out", _fake_rectify_out),
+    ("relu", _fake_relu),
+    ("relu.out", _fake_relu_out),
     ("splice", _fake_splice),
     ("splice.out", _fake_splice),
 ):

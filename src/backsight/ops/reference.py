@@ -27,8 +27,14 @@ from backsight.ops._schemas import (
     check_occlude_out,
     check_out,
     check_preactivation,
+    check_rectify,
+    check_rectify_out,
+    check_relu,
+    check_relu_out,
     check_splice,
+    empty_dense,
     empty_like_format,
+    packs_channels,
     switch_dtype,
 )
 
@@ -57,6 +63,54 @@ def preactivation(maps: Sequence[Tensor], scale: Tensor, shift: Tensor) -> Tenso
     wide = torch.cat([x.to(scale.dtype) for x in maps], 1)
     activated = (wide * scale.view(each) + shift.view(each)).relu()
     return empty_like_format(maps[0], shape).copy_(activated)
+
+
+def relu(x: Tensor, rule: str = "gradient") -> tuple[Tensor, Tensor]:
+    """See `backsight.ops.relu`."""
+    shape = check_relu(x, rule)
+    y = empty_like_format(x, x.shape).copy_(x.masked_fill(x < 0, 0))
+    channels = packs_channels(x)
+    axis = 1 if channels else x.dim() - 1
+    bits = empty_dense(x, shape, channels, torch.uint8).zero_()
+    passes = (~(x <= 0)).to(torch.uint8).movedim(axis, -1)
+    for bit in range(8):  # of elements bit, bit + 8, ...
+        every = passes[..., bit::8]
+        bits.movedim(axis, -1)[..., : every.shape[-1]] |= every << bit
+    return y, bits
+
+
+def rectify(
+    grad: Tensor,
+    bits: Tensor | None,
+    rule: str,
+    base_index: Tensor | None = None,
+    window_at: Tensor | None = None,
+    extent: Sequence[int] | None = None,
+    base_at: Sequence[int] | None = None,
+    tile: Sequence[int] | None = None,
+) -> Tensor:
+    """See `backsight.ops.rectify`."""
+    channels = check_rectify(grad, bits, rule, base_index, window_at, extent, base_at, tile)
+    signal = grad if rule == "gradient" else grad.masked_fill(grad < 0, 0)
+    if rule == "deconvnet":
+        passes = grad.new_ones(grad.shape)
+    else:
+        assert bits is not None
+        axis = 1 if channels else bits.dim() - 1
+        size = grad.shape if extent is None else (*grad.shape[:2], *(tile or extent))
+        each = torch.stack([bits.movedim(axis, -1) >> bit & 1 for bit in range(8)], -1)
+        passes = each.flatten(-2)[..., : size[axis]].movedim(-1, axis).to(grad.dtype)
+    if base_index is not None and window_at is not None and extent is not None:
+        # Cells of no map at all are NaN to splice; under deconvnet they are all there is.
+        missing = rule == "deconvnet"
+        base = passes[:0] if missing else passes
+        base_at = base_at or [0] * len(extent)
+        patch = grad.new_empty(*grad.shape[:2], *[0] * len(extent))
+        size = grad.shape[2:]
+        passes = splice(base, base_index, base_at, extent, patch, window_at, window_at, size)
+        passes = passes.isnan().to(grad.dtype) if missing else passes
+    rectified = signal.masked_fill(passes == 0, 0).masked_fill(passes.isnan(), float("nan"))
+    return empty_like_format(grad, grad.shape).copy_(rectified)
 
 
 def splice(
@@ -315,6 +369,26 @@ LIBRARY.impl("max_pool", max_pool, "CompositeExplicitAutograd")
 LIBRARY.impl("max_pool.out", _max_pool_out, "CompositeExplicitAutograd")
 LIBRARY.impl("max_unpool", max_unpool, "CompositeExplicitAutograd")
 LIBRARY.impl("max_unpool.out", _max_unpool_out, "CompositeExplicitAutograd")
+
+
+def _rectify_out(*args: Any, out: Tensor) -> Tensor:
+    check_rectify_out(*args, out=out)
+    return out.copy_(rectify(*args))
+
+
+def _relu_out(
+    x: Tensor, rule: str = "gradient", *, y: Tensor, bits: Tensor
+) -> tuple[Tensor, Tensor]:
+    check_relu_out(x, rule, y=y, bits=bits)
+    found, passing = relu(x)
+    return y.copy_(found), bits.copy_(passing)
+
+
+LIBRARY.impl("rectify", rectify, "CompositeExplicitAutograd")
+LIBRARY.impl("rectify.out", _rectify_out, "CompositeExplicitAutograd")
+LIBRARY.impl("relu", relu, "CompositeExplicitAutograd")
+LIBRARY.impl("relu.out", _relu_out, "CompositeExplicitAutograd")
+
 for _name, _op, _check in (
     ("heatmap", heatmap, check_heatmap_out),
     ("occlude", occlude, check_occlude_out),
