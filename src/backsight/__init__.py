@@ -4,7 +4,17 @@ from backsight import baselines
 from backsight._version import __version__
 from backsight.config import show_config
 from backsight.methods.occlusion import occlusion, plan
+from backsight.methods.rules import rules
 from backsight.sweep.plan import Plan
 from backsight.sweep.result import Occlusion
 
-__all__ = ["Occlusion", "Plan", "__version__", "baselines", "occlusion", "plan", "show_config"]
+__all__ = [
+    "Occlusion",
+    "Plan",
+    "__version__",
+    "baselines",
+    "occlusion",
+    "plan",
+    "rules",
+    "show_config",
+]

@@ -1,47 +1,38 @@
-"""captum's `Occlusion`, by windows where the model can be captured.
-
-`from backsight.captum import Occlusion` in place of `from captum.attr import Occlusion`: the same
-arguments, shapes and attributions (Kokhlikyan et al., "Captum", arXiv:2009.07896).
-"""
+"""captum's `Occlusion`, by windows where the model can be captured."""
 
 from __future__ import annotations
 
-import functools
-import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import prod
-from typing import Any, NoReturn, ParamSpec, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from . import ops
-from .dropin import ImagesFirst, swept, windowed
-from .models.prepare import close
-from .sweep.grid import grid
+from backsight import ops
+from backsight.captum.attribution import (
+    Attribution,
+    Inputs,
+    Target,
+    as_tuple,
+    forward,
+    read_scores,
+    read_tensors,
+    select,
+    unwrappable,
+)
+from backsight.dropin import ImagesFirst, swept, windowed
+from backsight.models.prepare import close
+from backsight.sweep.grid import grid
 
 __all__ = ["Occlusion"]
 
-Arguments = ParamSpec("Arguments")
-Result = TypeVar("Result")
-Inputs = TypeVar("Inputs", Tensor, tuple[Tensor, ...])
 Baseline = Tensor | int | float
-Target = int | tuple[Any, ...] | Tensor | list[int] | list[tuple[int, ...]] | None
 
 
-def _unwrappable(method: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
-    """Give a method the `__wrapped__` by which captum's NoiseTunnel calls it."""
-
-    @functools.wraps(method)
-    def call(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
-        return method(*args, **kwargs)
-
-    return call
-
-
-class Occlusion:
+class Occlusion(Attribution):
     """Occlusion (Zeiler & Fergus 2013, arXiv:1311.2901) with the interface of captum 0.9.0.
 
     Runs by windows where it can: inputs (images, channels, *spatial), floating point, with one to
@@ -70,15 +61,7 @@ class Occlusion:
     def multiplies_by_inputs(self) -> bool:
         return True
 
-    def has_convergence_delta(self) -> bool:
-        return False
-
-    @classmethod
-    def get_name(cls) -> str:
-        """The class's name in words."""
-        return "".join(c if c.islower() or not i else f" {c}" for i, c in enumerate(cls.__name__))
-
-    @_unwrappable
+    @unwrappable
     def attribute(
         self,
         inputs: Inputs,
@@ -118,18 +101,13 @@ class Occlusion:
             AssertionError: arguments of wrong types, lengths or sizes.
             IndexError, RuntimeError: a target outside the scores; a baseline that does not fit.
         """
-        tensors = _tensors(inputs)
+        tensors = read_tensors(inputs)
         steps = _strides(strides, tensors)
         windows = _windows(sliding_window_shapes, tensors)
         for window, stride, tensor in zip(windows, steps, tensors, strict=True):
             _check_fit(window, stride, tensor)
         fills = _fills(baselines, tensors)
-        if additional_forward_args is None:
-            further: tuple[Any, ...] = ()
-        elif isinstance(additional_forward_args, tuple):
-            further = additional_forward_args
-        else:
-            further = (additional_forward_args,)
+        further = as_tuple(additional_forward_args)
         if not isinstance(perturbations_per_eval, int) or perturbations_per_eval < 1:
             raise AssertionError(
                 "expected perturbations_per_eval to be an integer of at least 1,"
@@ -140,10 +118,6 @@ class Occlusion:
             found = job.run(perturbations_per_eval, self.get_name() if show_progress else None)
         attributions = tuple(f.to(torch.float32) for f in found)
         return attributions if isinstance(inputs, tuple) else attributions[0]
-
-    def attribute_future(self) -> NoReturn:
-        """captum's Occlusion has none either."""
-        raise NotImplementedError("attribute_future is not implemented for Occlusion")
 
 
 @dataclass(frozen=True)
@@ -195,7 +169,7 @@ class _Job:
         # Targets select from the scores' own indices just as they do from scores.
         shape = task.prepared().shape
         indices = torch.arange(prod(shape)).reshape(1, *shape)
-        chosen = _select(indices.expand(len(images), *shape), self.target)
+        chosen = select(indices.expand(len(images), *shape), self.target)
         targets, columns = chosen.unique(return_inverse=True)
         if len(targets) < indices.numel():
             task.keep(targets.tolist())
@@ -225,7 +199,7 @@ class _Job:
 
         An argument may have as many entries as there are examples and yet belong to all of them.
         """
-        own = _scores(self._forward(self.inputs, self.further), self.target)
+        own = read_scores(forward(self.forward_func, self.inputs, self.further), self.target)
         own = own.reshape(base.shape)
         return close(base.to(own), own)
 
@@ -237,7 +211,7 @@ class _Job:
         Positions come in captum's order, so that a model that draws random numbers draws the same.
         """
         todo = [(i, box) for i in occluded for box in self._regions(i)]
-        base = _scores(self._forward(self.inputs, self.further), self.target)
+        base = read_scores(forward(self.forward_func, self.inputs, self.further), self.target)
         before = base.reshape(1, -1).double()
         sums, counts = {}, {}
         for i in occluded:
@@ -287,14 +261,9 @@ class _Job:
         further = tuple(
             _repeated(f, len(some)) if isinstance(f, Tensor) and f.ndim else f for f in self.further
         )
-        return _scores(self._forward(tuple(copies), further), _repeated(self.target, len(some)))
-
-    def _forward(self, inputs: tuple[Tensor, ...], further: tuple[Any, ...]) -> Any:
-        try:
-            takes_none = not inspect.signature(self.forward_func).parameters
-        except (TypeError, ValueError):  # a builtin without a signature
-            takes_none = False
-        return self.forward_func() if takes_none else self.forward_func(*inputs, *further)
+        return read_scores(
+            forward(self.forward_func, tuple(copies), further), _repeated(self.target, len(some))
+        )
 
 
 def _spread(drops: Tensor, boxes: Tensor, shape: Sequence[int]) -> Tensor:
@@ -314,65 +283,7 @@ def _spread(drops: Tensor, boxes: Tensor, shape: Sequence[int]) -> Tensor:
     return maps
 
 
-# ---------------------------------------------------------------------- scores and targets
-
-
-def _scores(output: object, target: Target) -> Tensor:
-    """The target's scores in what `forward_func` returned."""
-    if target is None and isinstance(output, int | float):
-        return torch.tensor(output, dtype=torch.float64)
-    if not isinstance(output, Tensor):
-        raise AssertionError(
-            f"expected forward_func to return a tensor, an int or a float, got {type(output)}"
-        )
-    return _select(output, target)
-
-
-def _select(output: Tensor, target: Target) -> Tensor:
-    """The target's entries of output (examples, ...), by captum's rules; the first axis stays.
-
-    Raises:
-        AssertionError: a target of a wrong type or length.
-        IndexError: an index outside the output.
-        RuntimeError: one of a list or tensor of indices outside the output.
-    """
-    if target is None:
-        return output
-    came = f"got {target!r} for scores of shape {tuple(output.shape)}"
-    if not output.ndim:
-        raise IndexError(f"expected no target for a single score, {came}")
-    if isinstance(target, Tensor) and target.numel() == 1 and isinstance(target.item(), int):
-        target = int(target.item())
-    if isinstance(target, int | tuple):
-        index = target if isinstance(target, tuple) else (target,)
-        if len(index) > output.ndim - 1:
-            raise AssertionError(f"expected at most {output.ndim - 1} indices as target, {came}")
-        try:
-            return output[(slice(None), *index)]
-        except IndexError:
-            raise IndexError(f"expected a target within the scores, {came}") from None
-    if not isinstance(target, Tensor | list):
-        raise AssertionError(
-            "expected target to be an int, a tuple, a list, a tensor or None,"
-            f" got {type(target).__name__}"
-        )
-    if (isinstance(target, Tensor) and target.ndim != 1) or len(target) != len(output):
-        raise AssertionError(f"expected a target for each of {len(output)} examples, {came}")
-    if isinstance(target, list) and isinstance(target[0], tuple):
-        try:
-            return torch.stack([output[(i, *t)] for i, t in enumerate(target)])
-        except IndexError:
-            raise IndexError(f"expected targets within the scores, {came}") from None
-    if isinstance(target, list) and not isinstance(target[0], int):
-        raise AssertionError(
-            f"expected a list of integers or tuples as target, got {type(target[0]).__name__}"
-        )
-    if output.ndim != 2:
-        raise AssertionError(f"expected scores (examples, outputs) for a list of targets, {came}")
-    columns = torch.as_tensor(target, device=output.device)
-    if columns.is_floating_point() or bool(((columns < 0) | (columns >= output.shape[1])).any()):
-        raise RuntimeError(f"expected integer targets in [0, {output.shape[1]}), {came}")
-    return output.gather(1, columns.long()[:, None]).squeeze(1)
+# ---------------------------------------------------------------------- copies of the batch
 
 
 def _repeated(value: Any, times: int) -> Any:
@@ -397,17 +308,6 @@ def _check_rows(after: Tensor, base: Tensor, copies: int, per_eval: int) -> None
 
 
 # ---------------------------------------------------------------------- arguments
-
-
-def _tensors(inputs: object) -> tuple[Tensor, ...]:
-    tensors = inputs if isinstance(inputs, tuple) else (inputs,)
-    if not tensors or not all(isinstance(x, Tensor) and x.ndim for x in tensors):
-        came = [f"{tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__ for x in tensors]
-        raise AssertionError(
-            "expected inputs as a tensor (examples, ...) or a tuple of them,"
-            f" got {', '.join(came) or 'an empty tuple'}"
-        )
-    return tensors
 
 
 def _strides(strides: Any, inputs: tuple[Tensor, ...]) -> tuple[tuple[int, ...], ...]:
