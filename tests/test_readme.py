@@ -19,7 +19,7 @@ README = Path(__file__).resolve().parent.parent / "README.md"
 def test_python_examples_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    sweep, drop_ins = re.findall(
+    sweep, units, drop_ins = re.findall(
         r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL
     )
     shutil.copy(Path(skimage.__file__).parent / "data" / "coffee.png", tmp_path / "photo.png")
@@ -31,6 +31,13 @@ def test_python_examples_run(
     assert np.shape(names["heat"]) == (1, 227, 227)
     with np.load("photo.npz", allow_pickle=False) as archive:
         assert archive["drops"].shape == (1, 64, 1000)
+    exec(units, names)
+    found, guided, gradient = (names[name] for name in ("found", "guided", "gradient"))
+    assert len(found) == 8
+    assert found.crop(0).any()
+    assert guided.pictures.any()
+    assert gradient.shape == (3, 227, 227)
+    assert gradient.any()
     exec(drop_ins, names)
     assert np.shape(names["attributions"]) == (1, 3, 227, 227)
     assert abs(names["attributions"]).max() > 1

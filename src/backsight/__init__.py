@@ -4,6 +4,7 @@ from backsight import baselines
 from backsight._version import __version__
 from backsight.config import show_config
 from backsight.methods.occlusion import occlusion, plan
+from backsight.methods.projection import Projection, project
 from backsight.methods.rules import rules
 from backsight.sweep.plan import Plan
 from backsight.sweep.result import Occlusion
@@ -11,10 +12,12 @@ from backsight.sweep.result import Occlusion
 __all__ = [
     "Occlusion",
     "Plan",
+    "Projection",
     "__version__",
     "baselines",
     "occlusion",
     "plan",
+    "project",
     "rules",
     "show_config",
 ]

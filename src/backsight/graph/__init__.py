@@ -1,7 +1,14 @@
 """A model captured as our own node table."""
 
 from .capture import capture
-from .fields import is_aside, is_fixed, projective_fields, receptive_field, window_reads
+from .fields import (
+    is_aside,
+    is_fixed,
+    projective_fields,
+    receptive_field,
+    receptive_fields,
+    window_reads,
+)
 from .fold import fold_batch_norms
 from .lower import lower
 from .node import Graph, Node, Ref
@@ -22,6 +29,7 @@ __all__ = [
     "lower",
     "projective_fields",
     "receptive_field",
+    "receptive_fields",
     "refuse_training",
     "window_reads",
 ]

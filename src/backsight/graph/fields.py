@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -68,6 +68,54 @@ def is_fixed(node: Node) -> bool:
 def is_aside(node: Node) -> bool:
     """Whether the node's value comes with the image, or is a map, but no occlusion changes it."""
     return not (node.varies or is_fixed(node))
+
+
+def receptive_fields(
+    graph: Graph, start: Cells, stop: Cells, passed: Mapping[int, int] | None = None, *, clip: bool
+) -> dict[int, tuple[Cells, Cells]]:
+    """For each map in front of a graph's output, the cells that the output's cells in the boxes
+    [start, stop) depend on.
+
+    Args:
+        start, stop: (boxes, D) int64, coordinates of the output, half-open; not used where it is no
+            map and so depends on whole maps.
+        passed: for some nodes, the only input through which to go on.
+        clip: leave out what lies beyond a map's edge, and all that only this depends on.
+
+    Returns:
+        {node index: (start, stop)}, each (boxes, D) int64; stop <= start where there are none.
+    """
+    nodes, passed = graph.nodes, passed or {}
+    found: dict[int, tuple[Cells, Cells]] = {}
+    reached = {graph.output}
+    if nodes[graph.output].spatial:
+        found[graph.output] = start, stop
+    for node in reversed(nodes):
+        if node.index not in reached:
+            continue
+        if clip and node.index in found:
+            s, e = found[node.index]
+            found[node.index] = np.clip(s, 0, node.extent), np.clip(e, 0, node.extent)
+        for i, rules in zip(node.inputs, node.rules or (None,) * len(node.inputs), strict=True):
+            if not nodes[i].varies or passed.get(node.index, i) != i:
+                continue
+            reached.add(i)
+            if not nodes[i].spatial:
+                continue
+            if node.index in found and rules is not None and node.kind.local:
+                s, e = found[node.index]
+                axes = [rule.backward(s[:, d], e[:, d]) for d, rule in enumerate(rules)]
+                # What nothing reads of depends on nothing.
+                here = [np.where(e[:, d] > s[:, d], b, a) for d, (a, b) in enumerate(axes)]
+                axes = [(a, b) for (a, _), b in zip(axes, here, strict=True)]
+            else:
+                none = np.zeros(len(start), np.int64)
+                axes = [(none, none + n) for n in nodes[i].extent]
+            if i in found:
+                s, e = found[i]
+                axes = [hull([(s[:, d], e[:, d]), axis]) for d, axis in enumerate(axes)]
+            found[i] = np.stack([a for a, _ in axes], 1), np.stack([b for _, b in axes], 1)
+    return found
 
 
 def receptive_field(graph: Graph, index: int) -> tuple[Field, ...]:

@@ -234,6 +234,15 @@ class Resample(Kind):
 
 def crop(x: Tensor, at: Tensor, size: tuple[int, ...]) -> Tensor:
     """The cells [at, at + size) of each row: x (batch, channels, *window), at (batch, D)."""
+    if x.requires_grad:  # splice has no gradient
+        for axis, n in enumerate(size):
+            cells = at[:, axis : axis + 1] + torch.arange(n, device=x.device)
+            last = x.shape[2 + axis] - 1
+            shape = [len(x), 1] + [1] * len(size)
+            shape[2 + axis] = n
+            beyond = ((cells < 0) | (cells > last)).view(shape)
+            x = pick(x, axis, cells.clamp(0, last)).masked_fill(beyond, 0.0)
+        return x
     rows = torch.arange(len(x), device=x.device)
     nothing = x.new_empty((*x.shape[:2], *[0] * len(size)))
     zeros = (0,) * len(size)

@@ -66,26 +66,29 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_renew_lock)
 
 
-def prepare(call: Call, images: Tensor) -> Prepared:
+def prepare(call: Call, images: Tensor, *, lowered: bool = True) -> Prepared:
     """Capture a model for images of this shape, dtype and device, unless that was done and nothing
     has changed.
+
+    `lowered`: the graph is one to run fast; otherwise its operations stay apart.
     """
     model = call.owner
     with _lock:
         if model is None:
-            return _captured(call, images)  # what a function refers to cannot be watched
+            return _captured(call, images, lowered)  # what a function refers to cannot be watched
         check_fit(model, images)
         marks = Marks()
         # A change of the weights or of the model makes all that was captured before useless.
         state = marks.module(model)
-        asked = tuple(images.shape[1:]), images.dtype, str(images.device), call.mark(marks)
+        image = tuple(images.shape[1:]), images.dtype, str(images.device)
+        asked = image, call.mark(marks), lowered
         entries = _known.setdefault(model, OrderedDict())
         for old in [k for k in entries if k[0] != state]:
             del entries[old]
         key = state, asked
         if key not in entries:
             check_finite(model)
-            entries[key] = _captured(call, images)
+            entries[key] = _captured(call, images, lowered)
             entries[key].watched = marks.complete
         entries.move_to_end(key)
         while len(entries) > _KEPT:
@@ -100,12 +103,13 @@ def forget(call: Call) -> None:
             _known.pop(call.owner, None)
 
 
-def _captured(call: Call, images: Tensor) -> Prepared:
+def _captured(call: Call, images: Tensor, lowered: bool) -> Prepared:
     packs = Packs()
     try:
         shape = tuple(images.shape[1:])
         graph = capture(call, shape, images.dtype, images.device, call.sides, within="model")
-        graph = lower(fold_batch_norms(graph), packs)
+        graph = fold_batch_norms(graph)
+        graph = lower(graph, packs) if lowered else graph
     except RefusedError:
         raise
     except Exception as error:

@@ -1,0 +1,1 @@
+"""Units sent back to pixels, through the windows that they see."""
