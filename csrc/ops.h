@@ -90,7 +90,7 @@ struct MaxPoolParams {
   int switch_bytes;  // 1 (uint8), 2 (int16) or 4 (int32), enough for all offsets
   bool relu;         // x is taken as max(x, 0); NaN stays
   Pool pool;
-  View x;         // (B, C, *S); its channels are dense if those of y are
+  View x;         // (B, C, *S), contiguous, or with dense channels if y has them
   View y;         // (B, C, *O), dense, contiguous or channels last
   View switches;  // as y
 };

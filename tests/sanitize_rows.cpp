@@ -419,7 +419,7 @@ void pool_round(int round) {
     windows[axis] = (size[axis] + 2 * p.pool.padding[axis] - span) / p.pool.stride[axis] + 1;
   }
   p.pool.set_steps();
-  Array x(draw(0, 3), channels, size, last || draw(0, 1), element);
+  Array x(draw(0, 3), channels, size, last, element);
   Array y(x.view.n, channels, windows, last, element);
   draw_values(x, p.dtype);
   Array switches = switch_array(y, p.switch_bytes);

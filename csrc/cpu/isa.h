@@ -13,6 +13,7 @@
 // instruction set lacks apart before it looks at who inlines the function.
 #if defined(__x86_64__) && defined(__linux__) && defined(__GNUC__)
 #define BACKSIGHT_HAS_TARGETS 1
+#include <immintrin.h>
 #else
 #define BACKSIGHT_HAS_TARGETS 0
 #endif

@@ -6,232 +6,250 @@
 
 #include "cpu/isa.h"
 #include "cpu/parallel.h"
-#include "cpu/pool_rows.h"
+#include "cpu/planes.h"
 
 namespace backsight::cpu {
 namespace {
 
-// The cells of a window, or of windows side by side, that lie inside the map.
-struct InsideCells {
-  int64_t count;
-  int64_t from[kByteOffsets];  // in elements, from somewhere
-  uint8_t offset[kByteOffsets];
-
-  void add(int64_t at, int64_t k) {
-    from[count] = at;
-    offset[count++] = static_cast<uint8_t>(k);
-  }
+// A cell of a window, or of each of several windows side by side, that lies inside the map.
+struct InsideCell {
+  int64_t x, offset;  // elements from somewhere, and the offset in the window
 };
 
-// Windows whose cells lie next to each other in memory.
-template <typename T>
-struct Windows {
-  const InsideCells* cells;
-  const T* from;
+// Windows side by side, which have the same cells inside the map. A vector holds channels of a
+// window, or one window of several planes.
+template <typename T, typename Switch>
+struct Task {
+  const InsideCell* cells;
+  int64_t count;  // of cells
+  int64_t first;  // the switch of a window in which nothing is found
+  const T* x;
+  T* y;
+  Switch* switches;
+  int64_t windows;
+};
+template <typename T, typename Switch>
+struct Tasks {
+  std::vector<Task<T, Switch>> list;
   bool relu;
-  int64_t start;          // the switch of a window in which nothing is found,
-  const Index<T>* first;  // and what each window adds to it; may be null
 };
 
 #define BACKSIGHT_VECTOR_CODE "cpu/max_pool_lanes.h"
 #include "cpu/each_isa.h"
+#include "cpu/planes_dispatch.h"
 
-// `count` windows, at least 16 bytes of them.
+// Windows of `channels` channels, at least 16 bytes of them, `step` elements apart in x.
 template <typename T>
-void pool(const Windows<T>& w, int64_t count, T* y, uint8_t* switches) {
-#if BACKSIGHT_HAS_TARGETS
-  const int64_t bytes = std::min<int64_t>(vector_bytes(), count * int64_t{sizeof(T)});
-  if (bytes >= 64) return vectors64::pool(w, count, y, switches);
-  if (bytes >= 32) return vectors32::pool(w, count, y, switches);
-#endif
-  vectors16::pool(w, count, y, switches);
+void pool(const Tasks<T, uint8_t>& tasks, int64_t channels, int64_t step) {
+  BACKSIGHT_DISPATCH(std::min<int64_t>(vector_bytes(), channels * int64_t{sizeof(T)}),
+                     pool(tasks, channels, step));
+}
+// Windows of a vector each.
+template <typename T>
+void pool(const Tasks<T, Index<T>>& tasks, int64_t step) {
+  BACKSIGHT_DISPATCH(vector_bytes(), pool(tasks, step));
 }
 
-// even[i] = from[2 * i] and odd[i] = from[2 * i + 1].
-template <typename T>
-void unzip(T* even, T* odd, const T* from, int64_t count) {
-  const int64_t bytes = count * int64_t{sizeof(T)};
-  if (bytes < 32) {
-    for (int64_t i = 0; i < count; ++i) {
-      even[i] = from[2 * i];
-      odd[i] = from[2 * i + 1];
-    }
-    return;
-  }
-#if BACKSIGHT_HAS_TARGETS
-  if (std::min<int64_t>(vector_bytes(), bytes) >= 64)
-    return vectors64::unzip(even, odd, from, count);
-  if (vector_bytes() >= 32) return vectors32::unzip(even, odd, from, count);
-#endif
-  vectors16::unzip(even, odd, from, count);
-}
-
-// Rows [begin, end) of an output whose channels are last; a vector holds channels.
-template <typename T>
-void pool_pixels(const MaxPoolParams& p, int64_t begin, int64_t end) {
-  const View &x = p.x, &y = p.y;
-  std::vector<Interval> widths;
-  for (int64_t ox = 0; ox < y.size[2]; ++ox) widths.push_back(cells_inside(p.pool, x, 2, ox));
-  InsideCells cells;
-  for (int64_t i = begin; i < end; ++i) {
-    const int64_t slice = divide(i, y.size[1]), oy = i - slice * y.size[1];
-    const int64_t n = divide(slice, y.size[0]), oz = slice - n * y.size[0];
-    const Interval depth = cells_inside(p.pool, x, 0, oz);
-    const Interval height = cells_inside(p.pool, x, 1, oy);
-    const T* const image = reinterpret_cast<const T*>(x.data) + n * x.stride_n;
-    T* maxima = reinterpret_cast<T*>(y.data) + i * y.size[2] * y.c;
-    uint8_t* switches = reinterpret_cast<uint8_t*>(p.switches.data) + i * y.size[2] * y.c;
-    Interval before{0, 0};
-    for (int64_t ox = 0; ox < y.size[2]; ++ox, maxima += y.c, switches += y.c) {
-      const Interval width = widths[static_cast<size_t>(ox)];
-      if (width.lo != before.lo || width.hi != before.hi) {  // the same cells, seen from the window
-        before = width;
-        cells.count = 0;
-        for (int64_t kd = depth.lo; kd < depth.hi; ++kd)
-          for (int64_t kh = height.lo; kh < height.hi; ++kh)
-            for (int64_t kw = width.lo; kw < width.hi; ++kw)
-              cells.add(cell_at(p.pool, 0, oz, kd) * x.stride[0] +
-                            cell_at(p.pool, 1, oy, kh) * x.stride[1] +
-                            cell_at(p.pool, 2, 0, kw) * x.stride[2],
-                        offset_of(p.pool, kd, kh, kw));
-      }
-      const Windows<T> windows{&cells, image + ox * p.pool.stride[2] * x.stride[2], p.relu,
-                               offset_of(p.pool, depth.lo, height.lo, width.lo), nullptr};
-      pool(windows, y.c, maxima, switches);
-    }
-  }
-}
-
-// Rows of a contiguous output; a vector holds neighbours along the row, and of several planes if
-// rows are short. Each row of x is read once into phases: phase f holds the padded row's cells
-// f, f + stride, f + 2 * stride, ..., so that cell k of neighbouring windows lies next to each
-// other.
-template <typename T>
-class RowPool {
+// The cells inside the map of all windows. Windows whose cells are the same but for their place
+// share a list of them.
+class CellLists {
  public:
-  explicit RowPool(const MaxPoolParams& p)
-      : p_(p),
-        phases_(p.pool, 2),
-        lanes_(p.y.size[2] + phases_.most_shift),
-        planes_(planes_together(lanes_, p.y.c)),
-        // A lone row needs no lanes between planes.
-        count_(planes_ > 1 ? planes_ * lanes_ : p.y.size[2]),
-        padded_(round_up(count_, 32) + phases_.most_shift + 32),
-        slots_depth_(slots(0)),
-        slots_height_(slots(1)) {
-    for (int64_t f = 0; f < phases_.used; ++f) parts_.push_back(part(f));
-    if (phases_.used != 2 || p.pool.stride[2] != 2) return;
-    first_ = parts_[0].cell < parts_[1].cell ? 0 : 1;
-    if (parts_[first_].cell + 1 == parts_[1 - first_].cell)
-      pairs_ = std::min(parts_[0].hi - parts_[0].lo, parts_[1].hi - parts_[1].lo);
+  // Steps are elements from cell to cell of x. With numbered_slices the slices of cells of a window
+  // lie slice_step apart.
+  CellLists(const MaxPoolParams& p, const int64_t (&step)[kAxes], bool numbered_slices) : p_(p) {
+    for (int axis = 0; axis < kAxes; ++axis) {
+      const bool numbered = axis == 0 && numbered_slices;
+      step_[axis] = numbered ? step[axis] : step[axis] * p.pool.dilation[axis];
+      numbered_ = numbered_ || numbered;
+      for (int64_t o = 0; o < p.y.size[axis]; ++o) {
+        const Interval cells = cells_inside(p.pool, p.x, axis, o);
+        int kind = 0;
+        while (kind < kinds(axis) && !same(intervals_[axis][static_cast<size_t>(kind)], cells))
+          ++kind;
+        if (kind == kinds(axis)) intervals_[axis].push_back(cells);
+        kind_[axis].push_back(kind);
+      }
+    }
+    lists_.resize(static_cast<size_t>(kinds(0)) * kinds(1) * kinds(2));
   }
 
-  int64_t items() const { return p_.y.n * groups() * p_.y.size[0] * p_.y.size[1]; }
+  int kind(int axis, int64_t o) const { return kind_[axis][static_cast<size_t>(o)]; }
+  Interval interval(int axis, int kind) const {
+    return intervals_[axis][static_cast<size_t>(kind)];
+  }
 
-  void run(int64_t begin, int64_t end) const {
-    // InsideCells in the padding are -inf, which is never a new maximum.
-    T low;
-    store(-static_cast<Widened<T>>(__builtin_inf()), &low);
-    const int64_t slot_size = phases_.used * padded_;
-    std::vector<T> scratch(static_cast<size_t>(slots_depth_ * slots_height_ * slot_size), low);
-    std::vector<int64_t> tags(static_cast<size_t>(slots_depth_ * slots_height_), -1);
-    std::vector<Index<T>> first(static_cast<size_t>(padded_));
-    for (int64_t i = 0; i < count_; ++i)
-      first[i] = static_cast<Index<T>>(
-          cells_inside(p_.pool, p_.x, 2, std::min(i % lanes_, p_.y.size[2] - 1)).lo);
-    std::vector<T> maxima(static_cast<size_t>(padded_));
-    std::vector<uint8_t> offsets(static_cast<size_t>(padded_));
-    InsideCells cells;
-    const int64_t width = p_.y.size[2];
+  // The cells of windows of these kinds, counted from cell 0 of the window, or from the first
+  // slice.
+  const std::vector<InsideCell>& list(int depth, int height, int width) {
+    auto& list = lists_[(static_cast<size_t>(depth) * kinds(1) + height) * kinds(2) + width];
+    if (!list.empty()) return list;
+    const Interval ds = interval(0, depth), hs = interval(1, height), ws = interval(2, width);
+    for (int64_t d = ds.lo; d < ds.hi; ++d)
+      for (int64_t h = hs.lo; h < hs.hi; ++h)
+        for (int64_t w = ws.lo; w < ws.hi; ++w)
+          list.push_back({(numbered_ ? d - ds.lo : d) * step_[0] + h * step_[1] + w * step_[2],
+                          offset_of(p_.pool, d, h, w)});
+    return list;
+  }
 
-    for (int64_t i = begin; i < end; ++i) {
-      int64_t rest = divide(i, p_.y.size[1]);
-      const int64_t oy = i - rest * p_.y.size[1];
-      const int64_t group = divide(rest, p_.y.size[0]), oz = rest - group * p_.y.size[0];
-      const int64_t n = divide(group, groups()), c = (group - n * groups()) * planes_;
-      const int64_t planes = std::min(planes_, p_.y.c - c);
-      const Interval depth = cells_inside(p_.pool, p_.x, 0, oz);
-      const Interval height = cells_inside(p_.pool, p_.x, 1, oy);
-      cells.count = 0;
-      for (int64_t kd = depth.lo; kd < depth.hi; ++kd) {
-        for (int64_t kh = height.lo; kh < height.hi; ++kh) {
-          const int64_t z = cell_at(p_.pool, 0, oz, kd), y = cell_at(p_.pool, 1, oy, kh);
-          const int64_t slot = z % slots_depth_ * slots_height_ + y % slots_height_;
-          const int64_t tag = (group * p_.x.size[0] + z) * p_.x.size[1] + y;
-          if (tags[slot] != tag) {
-            tags[slot] = tag;
-            read(scratch.data() + slot * slot_size, n, c, planes, z, y);
-          }
-          for (int64_t kw = 0; kw < p_.pool.kernel[2]; ++kw)
-            cells.add(slot * slot_size + phases_.of[kw] * padded_ + phases_.shift[kw],
-                      offset_of(p_.pool, kd, kh, kw));
-        }
-      }
-      const Windows<T> windows{&cells, scratch.data(), p_.relu,
-                               offset_of(p_.pool, depth.lo, height.lo, 0), first.data()};
-      const int64_t at = ((n * p_.y.c + c) * p_.y.size[0] + oz) * p_.y.size[1] + oy;
-      T* y = reinterpret_cast<T*>(p_.y.data) + at * width;
-      uint8_t* switches = reinterpret_cast<uint8_t*>(p_.switches.data) + at * width;
-      if (planes_ == 1 && width >= kLeast) {
-        pool(windows, width, y, switches);
-        continue;
-      }
-      pool(windows, round_up(count_, kLeast), maxima.data(), offsets.data());
-      const int64_t step = p_.y.size[0] * p_.y.size[1] * width;
-      for (int64_t k = 0; k < planes; ++k) {
-        copy_bytes(y + k * step, maxima.data() + k * lanes_, width * int64_t{sizeof(T)});
-        copy_bytes(switches + k * step, offsets.data() + k * lanes_, width);
-      }
+  // Adds the tasks of row (oz, oy) of windows; x is where cell 0 of a window at 0 on the last axis
+  // would lie, and steps are elements from window to window.
+  template <typename T, typename Switch>
+  void add_row(int64_t oz, int64_t oy, const T* x, int64_t x_step, T* y, Switch* switches,
+               int64_t y_step, Tasks<T, Switch>& tasks) {
+    const int depth = kind(0, oz), height = kind(1, oy);
+    for (int64_t ox = 0; ox < p_.y.size[2];) {
+      const int width = kind(2, ox);
+      const int64_t begin = ox;
+      while (ox < p_.y.size[2] && kind(2, ox) == width) ++ox;
+      const std::vector<InsideCell>& cells = list(depth, height, width);
+      tasks.list.push_back({cells.data(), static_cast<int64_t>(cells.size()), cells[0].offset,
+                            x + begin * x_step, y + begin * y_step, switches + begin * y_step,
+                            ox - begin});
     }
   }
 
  private:
-  static constexpr int64_t kLeast = 16 / sizeof(T);
-  int64_t groups() const { return (p_.y.c + planes_ - 1) / planes_; }
-  // How many of a window's cells along an axis are kept at a time.
-  int64_t slots(int axis) const {
-    return std::min((p_.pool.kernel[axis] - 1) * p_.pool.dilation[axis] + 1, p_.x.size[axis]);
+  int kinds(int axis) const { return static_cast<int>(intervals_[axis].size()); }
+  static bool same(Interval a, Interval b) { return a.lo == b.lo && a.hi == b.hi; }
+
+  const MaxPoolParams& p_;
+  bool numbered_ = false;
+  int64_t step_[kAxes];
+  std::vector<Interval> intervals_[kAxes];      // of each kind
+  std::vector<int> kind_[kAxes];                // of each window
+  std::vector<std::vector<InsideCell>> lists_;  // of each combination of kinds
+};
+
+// Rows [begin, end) of an output whose channels are last.
+template <typename T>
+void pool_pixels(const MaxPoolParams& p, int64_t begin, int64_t end) {
+  const View &x = p.x, &y = p.y;
+  CellLists lists(p, x.stride, false);
+  Tasks<T, uint8_t> tasks{{}, p.relu};
+  const int64_t length = y.size[2] * y.c, step = p.pool.stride[2] * x.stride[2];
+  for (int64_t i = begin; i < end; ++i) {
+    const int64_t slice = divide(i, y.size[1]), oy = i - slice * y.size[1];
+    const int64_t n = divide(slice, y.size[0]), oz = slice - n * y.size[0];
+    const int64_t from = n * x.stride_n + cell_at(p.pool, 0, oz, 0) * x.stride[0] +
+                         cell_at(p.pool, 1, oy, 0) * x.stride[1] +
+                         cell_at(p.pool, 2, 0, 0) * x.stride[2];
+    tasks.list.clear();
+    lists.add_row(oz, oy, reinterpret_cast<const T*>(x.data) + from, step,
+                  reinterpret_cast<T*>(y.data) + i * length,
+                  reinterpret_cast<uint8_t*>(p.switches.data) + i * length, y.c, tasks);
+    pool(tasks, y.c, step);
+  }
+}
+
+// Contiguous arrays, several planes at a time: as many as a vector has lanes. Bands of rows of the
+// planes go from memory to lanes and back.
+template <typename T>
+class PlanePool {
+ public:
+  explicit PlanePool(const MaxPoolParams& p)
+      : p_(p),
+        lanes_(vector_bytes() / int64_t{sizeof(T)}),
+        planes_(p.y.n * p.y.c),
+        groups_((planes_ + lanes_ - 1) / lanes_) {
+    constexpr int64_t kBand = 128 * 1024;
+    const int64_t rows_in = kBand / (p.x.size[2] * lanes_ * int64_t{sizeof(T)});
+    const int64_t span = (p.pool.kernel[1] - 1) * p.pool.dilation[1] + 1;
+    rows_ = std::min(std::max<int64_t>((rows_in - span) / p.pool.stride[1] + 1, 1), p.y.size[1]);
+    bands_ = (p.y.size[1] + rows_ - 1) / rows_;
+    pitch_ = std::min((rows_ - 1) * p.pool.stride[1] + span, p.x.size[1]);
   }
 
-  // The part of a phase that is not padding: lanes, and the cell of the first.
-  struct Part {
-    int64_t lo, hi, cell;
-  };
-  Part part(int64_t f) const {
-    const int64_t stride = p_.pool.stride[2];
-    const int64_t ahead = p_.pool.padding[2] - phases_.phase[f];  // lane j: cell j * stride - ahead
-    const int64_t lo = ahead > 0 ? (ahead + stride - 1) / stride : 0;
-    const int64_t hi = std::min(lanes_, floor_divide(p_.x.size[2] - 1 + ahead, stride) + 1);
-    return {lo, std::max(lo, hi), lo * stride - ahead};
-  }
+  int64_t items() const { return p_.y.size[0] * bands_ * groups_; }
 
-  void read(T* row, int64_t n, int64_t c, int64_t planes, int64_t z, int64_t y) const {
-    const int64_t step = p_.x.stride[2];
-    const T* from = reinterpret_cast<const T*>(p_.x.data) + row_offset(p_.x, n, c, z, y);
-    for (int64_t k = 0; k < planes; ++k, from += p_.x.stride_c, row += lanes_) {
-      int64_t done = 0;  // lanes of either phase
-      if (pairs_ > 0 && step == 1) {
-        unzip(row + first_ * padded_ + parts_[first_].lo,
-              row + (1 - first_) * padded_ + parts_[1 - first_].lo, from + parts_[first_].cell,
-              pairs_);
-        done = pairs_;
-      }
-      for (int64_t f = 0; f < phases_.used; ++f) {
-        const Part& part = parts_[f];
-        if (part.lo + done >= part.hi) continue;
-        const int64_t stride = p_.pool.stride[2] * step;
-        copy_strided(row + f * padded_ + part.lo + done, from + part.cell * step + done * stride,
-                     part.hi - part.lo - done, stride);
-      }
+  void run(int64_t begin, int64_t end) const {
+    const int64_t row = p_.x.size[2] * lanes_;
+    CellLists lists(p_, {pitch_ * row, row, lanes_}, true);
+    Scratch scratch;
+    scratch.tasks.relu = p_.relu;
+    int64_t place = -1;
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t at = divide(i, groups_), oz = divide(at, bands_);
+      const int64_t first = (at - oz * bands_) * rows_;
+      const Band band{(i - at * groups_) * lanes_, oz, first,
+                      std::min(first + rows_, p_.y.size[1])};
+      if (at != place) plan(band, lists, scratch);
+      place = at;
+      run(band, scratch);
     }
   }
 
+ private:
+  using Bits = Index<T>;
+
+  // Rows [begin, end) of slice oz of as many planes as there are lanes, from plane c on.
+  struct Band {
+    int64_t c, oz, begin, end;
+  };
+  struct Scratch {
+    std::vector<T> x, y;
+    std::vector<Bits> switches;
+    Tasks<T, Bits> tasks;
+    Interval depth, rows;  // the slices of the band's windows, as cells, and their rows
+  };
+
+  // What is to be done, whichever the planes.
+  void plan(const Band& band, CellLists& lists, Scratch& scratch) const {
+    const View &x = p_.x, &y = p_.y;
+    const int64_t row = x.size[2] * lanes_, out_row = y.size[2] * lanes_;
+    scratch.depth = lists.interval(0, lists.kind(0, band.oz));
+    scratch.rows = {INT64_MAX, 0};
+    for (int64_t oy = band.begin; oy < band.end; ++oy) {
+      const Interval height = lists.interval(1, lists.kind(1, oy));
+      scratch.rows.lo = std::min(scratch.rows.lo, cell_at(p_.pool, 1, oy, height.lo));
+      scratch.rows.hi = std::max(scratch.rows.hi, cell_at(p_.pool, 1, oy, height.hi - 1) + 1);
+    }
+    grow(scratch.x, (scratch.depth.hi - scratch.depth.lo) * pitch_ * row);
+    grow(scratch.y, (band.end - band.begin) * out_row);
+    grow(scratch.switches, (band.end - band.begin) * out_row);
+    scratch.tasks.list.clear();
+    for (int64_t oy = band.begin; oy < band.end; ++oy) {
+      const int64_t from =
+          (cell_at(p_.pool, 1, oy, 0) - scratch.rows.lo) * row + cell_at(p_.pool, 2, 0, 0) * lanes_;
+      const int64_t to = (oy - band.begin) * out_row;
+      lists.add_row(band.oz, oy, static_cast<const T*>(scratch.x.data()) + from,
+                    p_.pool.stride[2] * lanes_, scratch.y.data() + to, scratch.switches.data() + to,
+                    lanes_, scratch.tasks);
+    }
+  }
+
+  void run(const Band& band, Scratch& scratch) const {
+    const View &x = p_.x, &y = p_.y;
+    const int64_t used = std::min(lanes_, planes_ - band.c);
+    const int64_t x_slice = x.size[1] * x.size[2], y_slice = y.size[1] * y.size[2];
+    const int64_t rows = scratch.rows.hi - scratch.rows.lo;
+    const Bits* x_planes[kMostLanes];
+    Bits* y_planes[kMostLanes];
+    uint8_t* switch_planes[kMostLanes];
+    for (int64_t kd = scratch.depth.lo; kd < scratch.depth.hi; ++kd) {
+      const int64_t from = cell_at(p_.pool, 0, band.oz, kd) * x_slice + scratch.rows.lo * x.size[2];
+      for (int64_t k = 0; k < lanes_; ++k)
+        x_planes[k] = reinterpret_cast<const Bits*>(x.data) +
+                      (band.c + std::min(k, used - 1)) * x.size[0] * x_slice + from;
+      planes_to_lanes(x_planes, rows * x.size[2],
+                      reinterpret_cast<Bits*>(scratch.x.data()) +
+                          (kd - scratch.depth.lo) * pitch_ * x.size[2] * lanes_);
+    }
+    pool(scratch.tasks, p_.pool.stride[2] * lanes_);
+    for (int64_t k = 0; k < lanes_; ++k) {
+      const int64_t to = ((band.c + std::min(k, used - 1)) * y.size[0] + band.oz) * y_slice +
+                         band.begin * y.size[2];
+      y_planes[k] = reinterpret_cast<Bits*>(y.data) + to;
+      switch_planes[k] = reinterpret_cast<uint8_t*>(p_.switches.data) + to;
+    }
+    const int64_t count = (band.end - band.begin) * y.size[2];
+    lanes_to_planes(reinterpret_cast<const Bits*>(scratch.y.data()), count, y_planes, used);
+    lanes_to_planes(static_cast<const Bits*>(scratch.switches.data()), count, switch_planes, used);
+  }
+
   const MaxPoolParams& p_;
-  Phases phases_;
-  std::vector<Part> parts_;  // of each phase
-  // With a stride of 2, the first pairs_ lanes of the two phases alternate in x, this one first.
-  int64_t first_ = 0, pairs_ = 0;
-  int64_t lanes_, planes_, count_, padded_, slots_depth_, slots_height_;
+  int64_t lanes_, planes_, groups_, rows_, bands_;
+  int64_t pitch_;  // rows of x in the scratch, of each slice
 };
 
 // Any case, element by element.
@@ -262,9 +280,9 @@ void max_pool(const MaxPoolParams& p, int threads) {
       parallel_chunks(count / (p.y.c * p.y.size[2]), bytes, threads,
                       [&](int64_t begin, int64_t end) { pool_pixels<T>(p, begin, end); });
     } else {
-      const RowPool<T> rows(p);
-      parallel_chunks(rows.items(), bytes, threads,
-                      [&](int64_t begin, int64_t end) { rows.run(begin, end); });
+      const PlanePool<T> planes(p);
+      parallel_chunks(planes.items(), bytes, threads,
+                      [&](int64_t begin, int64_t end) { planes.run(begin, end); });
     }
   });
 }

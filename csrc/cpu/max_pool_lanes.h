@@ -16,9 +16,13 @@ class Maxima {
     best_ = take ? x : best_;
     offset_ = take ? offset : offset_;
   }
-  HD void store(T* y, Index<T>* offset) const {
-    memcpy(y, &best_, sizeof(best_));
-    memcpy(offset, &offset_, sizeof(offset_));
+  HD void finish(T* y, uint8_t* switches) const {
+    store(y, best_);
+    store_bytes<Index<T>>(switches, offset_);
+  }
+  HD void finish(T* y, Index<T>* switches) const {
+    store(y, best_);
+    store(switches, offset_);
   }
 
  private:
@@ -49,9 +53,13 @@ class Maxima16 {
     bits_ = take ? bits : bits_;
     offset_ = take ? offset : offset_;
   }
-  HD void store(T* y, int16_t* offset) const {
-    memcpy(y, &bits_, sizeof(bits_));
-    memcpy(offset, &offset_, sizeof(offset_));
+  HD void finish(T* y, uint8_t* switches) const {
+    store(y, bits_);
+    store_bytes<int16_t>(switches, offset_);
+  }
+  HD void finish(T* y, int16_t* switches) const {
+    store(y, bits_);
+    store(switches, offset_);
   }
 
  private:
@@ -64,76 +72,70 @@ class Maxima<Half> : public Maxima16<Half> {};
 template <>
 class Maxima<BFloat16> : public Maxima16<BFloat16> {};
 
-// Windows q and those after it, kVectors full of them.
-template <int kVectors, typename T>
-HD void pool_vectors(const Windows<T>& w, int64_t q, T* y, uint8_t* switches) {
-  constexpr int kLanes = kBytes / sizeof(T);
-  using Offsets = Vector<Index<T>>;
+// kVectors vectors of windows, `step` elements apart in x, to_step in y and switches.
+template <int kVectors, typename T, typename Switch>
+HD void pool_vectors(const Task<T, Switch>& task, int64_t from, int64_t step, int64_t to,
+                     int64_t to_step, bool relu) {
+  using Offset = Index<T>;
   Maxima<T> maxima[kVectors];
-  for (int v = 0; v < kVectors; ++v) {
-    auto offset = Offsets{} + static_cast<Index<T>>(w.start);
-    if (w.first) offset += load(w.first + q + v * kLanes);
-    maxima[v].start(w.relu, offset);
+  const auto first = Vector<Offset>{} + static_cast<Offset>(task.first);
+  for (int v = 0; v < kVectors; ++v) maxima[v].start(relu, first);
+  for (const InsideCell* cell = task.cells; cell < task.cells + task.count; ++cell) {
+    const auto offset = Vector<Offset>{} + static_cast<Offset>(cell->offset);
+    const T* const x = task.x + cell->x + from;
+    for (int v = 0; v < kVectors; ++v) maxima[v].see(x + v * step, offset);
   }
-  for (int64_t i = 0; i < w.cells->count; ++i) {
-    const auto offset = Offsets{} + static_cast<Index<T>>(w.cells->offset[i]);
-    const T* const at = w.from + w.cells->from[i] + q;
-    for (int v = 0; v < kVectors; ++v) maxima[v].see(at + v * kLanes, offset);
-  }
-  alignas(64) Index<T> offsets[kVectors * kLanes];
-  for (int v = 0; v < kVectors; ++v) maxima[v].store(y + q + v * kLanes, offsets + v * kLanes);
-  for (int j = 0; j < kVectors * kLanes; ++j) switches[q + j] = static_cast<uint8_t>(offsets[j]);
+  for (int v = 0; v < kVectors; ++v)
+    maxima[v].finish(task.y + to + v * to_step, task.switches + to + v * to_step);
 }
 
-// `count` windows, at least a vector of them. The last vectors may overlap the ones before: several
-// at a time hide each other's latency.
+// Windows of `channels` channels, at least a vector of them, `step` elements apart in x; the last
+// vector of a window may overlap the one before. Several vectors at a time hide each other's
+// latency: those of a window, or, if it has few, those of its neighbours.
 template <typename T>
-HD void pool_lanes(const Windows<T>& w, int64_t count, T* y, uint8_t* switches) {
+HD void pool_channels(const Tasks<T, uint8_t>& tasks, int64_t channels, int64_t step) {
   constexpr int64_t kLanes = kBytes / sizeof(T);
-  int64_t q = 0;
-  for (; q + 4 * kLanes <= count; q += 4 * kLanes) pool_vectors<4>(w, q, y, switches);
-  if (q == count) return;
-  const int64_t vectors = (count - q + kLanes - 1) / kLanes;
-  if (vectors * kLanes > count) {
-    for (; q + kLanes <= count; q += kLanes) pool_vectors<1>(w, q, y, switches);
-    return pool_vectors<1>(w, count - kLanes, y, switches);
-  }
-  switch (vectors) {
-    case 1: return pool_vectors<1>(w, count - kLanes, y, switches);
-    case 2: return pool_vectors<2>(w, count - 2 * kLanes, y, switches);
-    case 3: return pool_vectors<3>(w, count - 3 * kLanes, y, switches);
-    default: return pool_vectors<4>(w, count - 4 * kLanes, y, switches);
+  for (const auto& task : tasks.list) {
+    int64_t c = 0;
+    for (; channels - c >= 4 * kLanes; c += 4 * kLanes)
+      for (int64_t i = 0; i < task.windows; ++i)
+        pool_vectors<4>(task, i * step + c, kLanes, i * channels + c, kLanes, tasks.relu);
+    for (; c < channels; c += kLanes) {
+      const int64_t q = c > channels - kLanes ? channels - kLanes : c;
+      int64_t i = 0;
+      for (; i + 4 <= task.windows; i += 4)
+        pool_vectors<4>(task, i * step + q, step, i * channels + q, channels, tasks.relu);
+      for (; i < task.windows; ++i)
+        pool_vectors<1>(task, i * step + q, step, i * channels + q, channels, tasks.relu);
+    }
   }
 }
 
-// even[i] = from[2 * i] and odd[i] = from[2 * i + 1], for at least a vector of i.
+// Windows of a vector each, `step` elements apart in x.
 template <typename T>
-HD void unzip_lanes(T* even, T* odd, const T* from, int64_t count) {
-  constexpr int kLanes = kBytes / sizeof(T);
-  Vector<Index<T>> evens, odds;
-  for (int i = 0; i < kLanes; ++i) {
-    evens[i] = static_cast<Index<T>>(2 * i);
-    odds[i] = static_cast<Index<T>>(2 * i + 1);
-  }
-  for (int64_t i = 0; i < count; i += kLanes) {
-    if (i > count - kLanes) i = count - kLanes;
-    const auto a = load(reinterpret_cast<const Index<T>*>(from + 2 * i));
-    const auto b = load(reinterpret_cast<const Index<T>*>(from + 2 * i + kLanes));
-    const auto first = __builtin_shuffle(a, b, evens), second = __builtin_shuffle(a, b, odds);
-    memcpy(even + i, &first, sizeof(first));
-    memcpy(odd + i, &second, sizeof(second));
+HD void pool_planes(const Tasks<T, Index<T>>& tasks, int64_t step) {
+  constexpr int64_t kLanes = kBytes / sizeof(T);
+  for (const auto& task : tasks.list) {
+    int64_t i = 0;
+    for (; i + 4 <= task.windows; i += 4)
+      pool_vectors<4>(task, i * step, step, i * kLanes, kLanes, tasks.relu);
+    if ((task.windows & 2) != 0) {
+      pool_vectors<2>(task, i * step, step, i * kLanes, kLanes, tasks.relu);
+      i += 2;
+    }
+    if ((task.windows & 1) != 0) pool_vectors<1>(task, i * step, step, i * kLanes, 0, tasks.relu);
   }
 }
 
-#define BACKSIGHT_LANES(T)                                                        \
-  inline void pool(const Windows<T>& w, int64_t count, T* y, uint8_t* switches) { \
-    pool_lanes(w, count, y, switches);                                            \
-  }                                                                               \
-  inline void unzip(T* even, T* odd, const T* from, int64_t count) {              \
-    unzip_lanes(even, odd, from, count);                                          \
-  }
-BACKSIGHT_LANES(double)
-BACKSIGHT_LANES(float)
-BACKSIGHT_LANES(Half)
-BACKSIGHT_LANES(BFloat16)
-#undef BACKSIGHT_LANES
+#define BACKSIGHT_POOL(T)                                                            \
+  inline void pool(const Tasks<T, uint8_t>& tasks, int64_t channels, int64_t step) { \
+    pool_channels(tasks, channels, step);                                            \
+  }                                                                                  \
+  inline void pool(const Tasks<T, Index<T>>& tasks, int64_t step) { pool_planes(tasks, step); }
+BACKSIGHT_POOL(double)
+BACKSIGHT_POOL(float)
+BACKSIGHT_POOL(Half)
+BACKSIGHT_POOL(BFloat16)
+#undef BACKSIGHT_POOL
+
+#include "cpu/plane_lanes.h"

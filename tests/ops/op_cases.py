@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -9,6 +11,7 @@ from hypothesis import assume
 from hypothesis import strategies as st
 from torch import Tensor
 
+from backsight import _C
 from backsight.ops import reference
 from backsight.ops._schemas import pooled_size
 
@@ -230,6 +233,16 @@ def window_cases(draw: Any) -> tuple[Any, ...]:
     rule = draw(st.sampled_from(RULES))
     grad = layout(grad, draw(st.sampled_from(FORMATS)))
     return grad, bits, rule, base_index, window_at, extent, base_at, tile
+
+
+@contextmanager
+def vectors_of(most_bytes: int) -> Iterator[None]:
+    """Pools in vectors of so many bytes at most, whatever the CPU has."""
+    _C.limit_vector_bytes(most_bytes)
+    try:
+        yield
+    finally:
+        _C.limit_vector_bytes(64)
 
 
 def assert_bits(got: Tensor, expected: Tensor) -> None:

@@ -9,7 +9,16 @@ from typing import Any, ClassVar
 import pytest
 import torch
 from hypothesis import assume, given, settings
-from op_cases import DTYPES, assert_bits, assert_same, layout, max_pool_cases, noise, signs
+from op_cases import (
+    DTYPES,
+    assert_bits,
+    assert_same,
+    layout,
+    max_pool_cases,
+    noise,
+    signs,
+    vectors_of,
+)
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -151,6 +160,15 @@ class TestOracle:
         (y, switches), (expected, offsets) = ops.max_pool(*case), reference.max_pool(*case)
         assert_bits(y, expected)
         assert_same(switches, offsets)
+
+    @pytest.mark.parametrize("most_bytes", [16, 32])
+    @given(case=max_pool_cases())
+    @settings(max_examples=100, deadline=None)
+    def test_whatever_vectors_the_cpu_has(self, case: tuple[Any, ...], most_bytes: int) -> None:
+        expected = ops.max_pool(*case)
+        with vectors_of(most_bytes):
+            for got, theirs in zip(ops.max_pool(*case), expected, strict=True):
+                assert_bits(got, theirs)
 
     @given(case=max_pool_cases())
     @settings(max_examples=60, deadline=None)

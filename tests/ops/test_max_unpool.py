@@ -7,7 +7,16 @@ from typing import Any
 import pytest
 import torch
 from hypothesis import given, settings
-from op_cases import DTYPES, assert_bits, assert_same, integers, layout, max_unpool_cases, noise
+from op_cases import (
+    DTYPES,
+    assert_bits,
+    assert_same,
+    integers,
+    layout,
+    max_unpool_cases,
+    noise,
+    vectors_of,
+)
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -208,6 +217,20 @@ class TestOracle:
             x = noise([len(y), y.shape[1], *size], y.dtype, 5)
             args = (x, switches, *pool, y.shape[2:], mode, base_index, y_at, window_at)
             assert_bits(ops.max_gather(*args), reference.max_gather(*args))
+
+        run()
+
+    @pytest.mark.parametrize("most_bytes", [16, 32])
+    @pytest.mark.parametrize("windows", [False, True])
+    def test_whatever_vectors_the_cpu_has(self, windows: bool, most_bytes: int) -> None:
+        @given(case=max_unpool_cases(windows=windows))
+        @settings(max_examples=100, deadline=None)
+        def run(case: tuple[Any, ...]) -> None:
+            *front, base_index, y_at, window_at = case
+            args = (*front, False, base_index, y_at, window_at)
+            expected = ops.max_unpool(*args)
+            with vectors_of(most_bytes):
+                assert_bits(ops.max_unpool(*args), expected)
 
         run()
 

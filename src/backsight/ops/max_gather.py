@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from backsight.ops._launch import KEYS
+from backsight.ops._launch import KEYS, is_plain
 from backsight.ops._schemas import LIBRARY, check_max_gather, check_max_gather_out
 from backsight.ops._switched import launch_switched
 
@@ -110,8 +110,10 @@ def max_gather(
         *(x, switches, kernel, stride, padding, dilation, size, mode),
         *(base_index, y_at, window_at),
     )
-    if out is None:
-        result: Tensor = torch.ops.backsight.max_gather.default(*args)
+    if out is not None:
+        result: Tensor = torch.ops.backsight.max_gather.out(*args, out=out)
+    elif is_plain(x) and type(switches) is Tensor:
+        result = _max_gather(*args)
     else:
-        result = torch.ops.backsight.max_gather.out(*args, out=out)
+        result = torch.ops.backsight.max_gather.default(*args)
     return result

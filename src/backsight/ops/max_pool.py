@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,75 +13,42 @@ from backsight.ops._launch import KEYS, is_plain, launch
 from backsight.ops._schemas import (
     DTYPES,
     LIBRARY,
-    channels_last_stride,
-    check_array,
     check_max_pool,
     check_max_pool_out,
     empty_like_format,
     is_channels_last,
-    is_dense,
-    pooled_size,
+    lies,
     switch_dtype,
 )
 
 
-def dense_channels(x: Tensor) -> Tensor:
-    """`x` (B, C, *S), copied if it counts as channels last but its channels are not dense."""
-    if is_channels_last(x) and x.stride(1) != 1:
-        return empty_like_format(x, x.shape).copy_(x)
-    return x
+class _Plan(NamedTuple):
+    """What does not depend on the values: worked out once for each kind of call."""
+
+    shape: tuple[int, ...]  # of the results, and their strides
+    strides: tuple[int, ...]
+    switches: torch.dtype
+    codes: tuple[int, int]  # of the dtype, and bytes of a switch
+    fits: bool  # whether the kernel takes x as it lies
 
 
 @lru_cache(maxsize=1024)
 def _plan(
+    dtype: torch.dtype,
     shape: tuple[int, ...],
-    channels_last: bool,
+    x_strides: tuple[int, ...],
     kernel: tuple[int, ...],
     stride: tuple[int, ...],
     padding: tuple[int, ...],
     dilation: tuple[int, ...],
     ceil_mode: bool,
-) -> tuple[tuple[int, ...], tuple[int, ...], torch.dtype]:
-    """Shape and strides of the results, and the dtype of the switches."""
-    size = pooled_size("max_pool", shape[2:], kernel, stride, padding, dilation, ceil_mode)
-    result = (*shape[:2], *size)
-    if channels_last:
-        strides = tuple(channels_last_stride(result))
-    else:
-        strides = torch.empty(result, device="meta").stride()
-    return result, strides, switch_dtype(kernel)
-
-
-def _run(
-    x: Tensor,
-    kernel: Sequence[int],
-    stride: Sequence[int],
-    padding: Sequence[int],
-    dilation: Sequence[int],
-    relu: bool,
-    y: Tensor,
-    switches: Tensor,
-) -> tuple[Tensor, Tensor]:
-    x = dense_channels(x)  # named: the copy lives until the kernel has run
-    launch(
-        "max_pool",
-        x,
-        DTYPES[x.dtype],
-        switches.element_size(),
-        relu,
-        kernel,
-        stride,
-        padding,
-        dilation,
-        x.data_ptr(),
-        x.shape,
-        x.stride(),
-        y.data_ptr(),
-        switches.data_ptr(),
-        y.shape,
-        y.stride(),
-    )
-    return y, switches
+) -> _Plan:
+    x = torch.empty_strided(shape, x_strides, dtype=dtype, device="meta")
+    result = tuple(check_max_pool(x, kernel, stride, padding, dilation, ceil_mode))
+    offsets = switch_dtype(kernel)
+    strides = empty_like_format(x, result).stride()
+    fits = x.stride(1) == 1 if is_channels_last(x) else x.is_contiguous()
+    return _Plan(result, strides, offsets, (DTYPES[dtype], offsets.itemsize), fits)
 
 
 def _max_pool(
@@ -92,20 +59,34 @@ def _max_pool(
     dilation: Sequence[int],
     ceil_mode: bool = False,
     relu: bool = False,
+    out: tuple[Tensor, Tensor] | None = None,
 ) -> tuple[Tensor, Tensor]:
-    check_array("max_pool", "x", x)
-    shape, strides, offsets = _plan(
-        x.shape,
-        is_channels_last(x),
-        tuple(kernel),
-        tuple(stride),
-        tuple(padding),
-        tuple(dilation),
-        ceil_mode,
+    pool = tuple(kernel), tuple(stride), tuple(padding), tuple(dilation)
+    shape, strides = x.shape, x.stride()
+    plan = _plan(x.dtype, shape, strides, *pool, ceil_mode)
+    if out is None:
+        y = x.new_empty_strided(plan.shape, plan.strides)
+        switches = x.new_empty_strided(plan.shape, plan.strides, dtype=plan.switches)
+    else:
+        y, switches = out
+    if not plan.fits:
+        x = empty_like_format(x, shape).copy_(x)  # named: the copy lives until the kernel has run
+        strides = x.stride()
+    launch(
+        "max_pool",
+        x,
+        *plan.codes,
+        relu,
+        *pool,
+        x.data_ptr(),
+        shape,
+        strides,
+        y.data_ptr(),
+        switches.data_ptr(),
+        plan.shape,
+        plan.strides,
     )
-    y = torch.empty_strided(shape, strides, dtype=x.dtype, device=x.device)
-    switches = torch.empty_strided(shape, strides, dtype=offsets, device=x.device)
-    return _run(x, kernel, stride, padding, dilation, relu, y, switches)
+    return y, switches
 
 
 def _max_pool_out(
@@ -120,16 +101,12 @@ def _max_pool_out(
     y: Tensor,
     switches: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    shape = check_max_pool(x, kernel, stride, padding, dilation, ceil_mode)
-    check_max_pool_out(x, kernel, shape, y, switches)
-    # The kernel writes both in the format of x.
-    fits = all(
-        is_dense(out) and (is_channels_last(out) == is_channels_last(x)) for out in (y, switches)
-    )
-    if fits:
-        return _run(x, kernel, stride, padding, dilation, relu, y, switches)
-    dense = empty_like_format(x, shape), empty_like_format(x, shape, switches.dtype)
-    _run(x, kernel, stride, padding, dilation, relu, *dense)
+    args = (x, kernel, stride, padding, dilation, ceil_mode)
+    check_max_pool_out(x, kernel, check_max_pool(*args), y, switches)
+    last = is_channels_last(x)  # the kernel writes both in the format of x
+    if lies(y, last) and lies(switches, last):
+        return _max_pool(*args, relu, (y, switches))
+    dense = _max_pool(*args, relu)
     return y.copy_(dense[0]), switches.copy_(dense[1])
 
 

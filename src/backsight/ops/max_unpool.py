@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from backsight.ops._launch import KEYS
+from backsight.ops._launch import KEYS, is_plain
 from backsight.ops._schemas import LIBRARY, check_max_unpool, check_max_unpool_out
 from backsight.ops._switched import launch_switched
 
@@ -125,8 +125,10 @@ def max_unpool(
         *(y, switches, kernel, stride, padding, dilation, size, mode, relu),
         *(base_index, y_at, window_at),
     )
-    if out is None:
-        result: Tensor = torch.ops.backsight.max_unpool.default(*args)
+    if out is not None:
+        result: Tensor = torch.ops.backsight.max_unpool.out(*args, out=out)
+    elif is_plain(y) and type(switches) is Tensor:
+        result = _max_unpool(*args)
     else:
-        result = torch.ops.backsight.max_unpool.out(*args, out=out)
+        result = torch.ops.backsight.max_unpool.default(*args)
     return result
