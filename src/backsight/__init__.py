@@ -6,6 +6,7 @@ from backsight.config import show_config
 from backsight.methods.occlusion import occlusion, plan
 from backsight.methods.projection import Projection, project
 from backsight.methods.rules import rules
+from backsight.methods.search import TopActivations, top_activations
 from backsight.sweep.plan import Plan
 from backsight.sweep.result import Occlusion
 
@@ -13,6 +14,7 @@ __all__ = [
     "Occlusion",
     "Plan",
     "Projection",
+    "TopActivations",
     "__version__",
     "baselines",
     "occlusion",
@@ -20,4 +22,5 @@ __all__ = [
     "project",
     "rules",
     "show_config",
+    "top_activations",
 ]
