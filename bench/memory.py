@@ -1,7 +1,10 @@
-"""Peak memory of one sweep in a fresh process: python bench/memory.py NET SIZE WINDOW STRIDE EDGE.
+"""Peak memory of one call in a fresh process: of a sweep, or of guided backprop by VGG16.
+
+    python bench/memory.py NET SIZE WINDOW STRIDE EDGE
+    python bench/memory.py guided_backprop backsight|captum BATCH
 
 Prints one JSON object: what the process took beyond the model (its highest resident size, less what
-was resident when the sweep began) and what the plan said it would take.
+was resident when the call began), and of a sweep what the plan said it would take.
 """
 
 from __future__ import annotations
@@ -29,8 +32,22 @@ def highest() -> int:
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
 
 
-def main() -> None:
-    name, *rest, edge = sys.argv[1:]
+def guided_backprop(library: str, batch: str) -> None:
+    from captum.attr import GuidedBackprop as Theirs
+
+    from backsight.captum import GuidedBackprop as Ours
+
+    model = vgg16().eval().requires_grad_(False).to(memory_format=torch.channels_last)
+    images = photo(224).repeat(int(batch), 1, 1, 1).contiguous(memory_format=torch.channels_last)
+    method = (Ours if library == "backsight" else Theirs)(model)
+    method.attribute(photo(32), target=0)  # what torch allocates once for any images
+    before = resident()
+    method.attribute(images, target=0)
+    print(json.dumps({"beyond_model_mib": round((highest() - before) / MEBI, 1)}))
+
+
+def sweep(name: str, *arguments: str) -> None:
+    *rest, edge = arguments
     size, window, stride = (int(value) for value in rest)
     factories = {
         "vgg16": vgg16,
@@ -61,4 +78,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    if sys.argv[1] == "guided_backprop":
+        guided_backprop(*sys.argv[2:])
+    else:
+        sweep(*sys.argv[1:])

@@ -21,7 +21,6 @@ from backsight.captum.attribution import (
 )
 from backsight.captum.inputs_only import InputsOnly
 from backsight.methods.rules import Rules
-from backsight.sweep.allocator import reuse
 
 
 def signals(
@@ -46,7 +45,7 @@ def signals(
             raise RuntimeError(f"expected inputs of floating point, got {x.dtype}")
     further = as_tuple(additional_forward_args)
     knows_inputs = takes_none(forward_func)
-    with torch.inference_mode(False), torch.enable_grad(), reuse(), contextlib.ExitStack() as stack:
+    with torch.inference_mode(False), torch.enable_grad(), contextlib.ExitStack() as stack:
         if knows_inputs:
             leaves = stack.enter_context(_with_gradients(given))
         else:
