@@ -163,9 +163,9 @@ class TestOracle:
         if windowed:
             index, at = torch.zeros(count).long(), torch.zeros(count, 2).long()
             args = (bits, "guided", index, at, [128, 128])
-        out = ops.rectify(grad, *args, out=grad.clone())
+        out = ops.rectify(grad, *args)
         assert out[:, 5, 100, 101].tolist() == [2] * count
-        assert out.sum(dtype=torch.float64) == 2 * count
+        assert torch.count_nonzero(out) == count  # a sum in double would copy all of it
 
 
 class TestWindows:

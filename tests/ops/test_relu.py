@@ -194,7 +194,8 @@ class TestOracle:
         x = x.view(-1, channels) if channels == 16 else x.view(1, -1)[:, :-3]
         y, bits = ops.relu(x)
         assert x.numel() > 2**31
-        assert y.sum(dtype=torch.float64) == 4
+        assert torch.count_nonzero(y) == 2  # a sum in double would copy all of it
+        assert y.view(-1)[[9, -13 if channels == 16 else -10]].tolist() == [2, 2]
         assert bits.nonzero().tolist() == (
             [[0, 1], [len(x) - 1, 0]] if channels == 16 else [[0, 1], [0, bits.shape[1] - 2]]
         )
