@@ -7,6 +7,24 @@ from typing import Annotated
 
 import typer
 
+from backsight.cli.options import (
+    Classes,
+    Crop,
+    Device,
+    Dtype,
+    Full,
+    Json,
+    Mean,
+    Model,
+    Out,
+    Photos,
+    Quiet,
+    ShortSide,
+    Size,
+    Std,
+    Weights,
+)
+
 app = typer.Typer(
     add_completion=False,
     rich_markup_mode=None,
@@ -49,27 +67,10 @@ def config() -> None:
 @app.command("plan", help="Print what occlusion with the same options would compute.")
 def occlusion(
     context: typer.Context,
-    photos: Annotated[
-        list[str],
-        typer.Argument(metavar="PHOTO|FOLDER", help="The pictures to look at."),
-    ],
-    model: Annotated[
-        str,
-        typer.Option(
-            help="squeezenet, efficientnet-lite0, torchvision:NAME, timm:NAME, or MODULE:FACTORY, "
-            "found in the working folder too: an nn.Module or something that returns one."
-        ),
-    ] = "squeezenet",
-    weights: Annotated[
-        str | None,
-        typer.Option(metavar="FILE", help="State dict for the network (weights_only=True)."),
-    ] = None,
-    classes: Annotated[
-        str | None,
-        typer.Option(
-            metavar="FILE", help="Class names, one a line; or imagenet for its 1,000 classes."
-        ),
-    ] = None,
+    photos: Photos,
+    model: Model = "squeezenet",
+    weights: Weights = None,
+    classes: Classes = None,
     window: Annotated[
         str | None,
         typer.Option(metavar="N|HxW", help="Size of the box in pixels, height x width. [32]"),
@@ -160,40 +161,18 @@ def occlusion(
             help="Of a value or R,G,B: pixels in 0..255, or what the network sees.",
         ),
     ] = "pixel",
-    size: Annotated[
-        int | None,
-        typer.Option(
-            metavar="N", help="Scale the shorter side to N pixels and keep the whole photo."
-        ),
-    ] = None,
-    full: Annotated[
-        bool, typer.Option("--full", help="Keep the whole photo at its own size.")
-    ] = False,
-    short_side: Annotated[
-        int | None,
-        typer.Option(
-            metavar="N",
-            help="Scale the shorter side to N before the crop. This and the next three are for "
-            "MODULE:FACTORY, torchvision and timm. [256, or the library's]",
-        ),
-    ] = None,
-    crop: Annotated[
-        int | None, typer.Option(metavar="N", help="Square from the middle. [224, or so]")
-    ] = None,
-    mean: Annotated[
-        str | None, typer.Option(metavar="R,G,B", help="Of pixels 0..1. [ImageNet's, or so]")
-    ] = None,
-    std: Annotated[
-        str | None, typer.Option(metavar="R,G,B", help="Of pixels 0..1. [ImageNet's, or so]")
-    ] = None,
-    dtype: Annotated[
-        str, typer.Option(metavar="float32|bfloat16|float64", help="What to compute in.")
-    ] = "float32",
+    size: Size = None,
+    full: Full = False,
+    short_side: ShortSide = None,
+    crop: Crop = None,
+    mean: Mean = None,
+    std: Std = None,
+    dtype: Dtype = "float32",
     memory: Annotated[
         str | None,
         typer.Option(metavar="BYTES", help="Memory for the windows, such as 500MB or 2GiB."),
     ] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
+    device: Device = "cpu",
     readings: Annotated[
         bool,
         typer.Option(
@@ -202,13 +181,9 @@ def occlusion(
             "activation of the strongest feature map, and the most probable class.",
         ),
     ] = False,
-    out: Annotated[
-        str, typer.Option("-o", "--out", metavar="DIR", help="Where the results go.")
-    ] = ".",
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print a JSON object for each photo, a line each.")
-    ] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
+    out: Out = ".",
+    as_json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
     from backsight.cli.occlusion import occlude_photos, plan_photos
     from backsight.cli.task import Options

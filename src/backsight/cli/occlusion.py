@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,17 +14,17 @@ import torch
 import backsight
 from backsight import plots
 from backsight._version import __version__
-from backsight.cli import BAD_INPUT, complain, refusals
+from backsight.cli.files import check_folder, write_all
+from backsight.cli.photos import each, expanded, names
+from backsight.cli.reader import Photo
 from backsight.cli.readings import Readings
-from backsight.cli.task import Job, Options, Task, short
-from backsight.io import pictures
+from backsight.cli.task import Job, Options, Task
+from backsight.cli.words import article, short
 from backsight.store import write_bytes, write_json
 
 __all__ = ["occlude_photos", "plan_photos"]
 
 _TOP = 5
-#: What the pictures that this command writes end in; they are no photos.
-_OURS = (".occlusion.png", ".readings.png")
 
 
 def occlude_photos(
@@ -42,73 +39,28 @@ def occlude_photos(
         ValueError: bad input, in one sentence.
         ImportError: something that is not installed, in one sentence.
     """
-    _check_folder(output)
-    named = _names(_expanded(photos))
+    check_folder(output)
+    named = names(expanded(photos))
 
-    def occlude(task: Task, job: Job, started: float) -> None:
-        _occlude(task, job, output / named[job.photo.path], started, quiet, as_json)
+    def occlude(task: Task, photo: Photo, started: float) -> None:
+        _occlude(task, task.job(photo), output / named[photo.path], started, quiet, as_json)
 
-    return _each(list(named), options, occlude)
+    return each(list(named), lambda: Task(options), occlude)
 
 
 def plan_photos(photos: Sequence[Path], options: Options, *, as_json: bool) -> int:
     """Print what `occlude_photos` would do."""
 
-    def show(task: Task, job: Job, started: float) -> None:
-        model, image = job.network.model, job.photo.image
+    def show(task: Task, photo: Photo, started: float) -> None:
+        job = task.job(photo)
+        model, image = job.network.model, photo.image
         plan = backsight.plan(model, image, **job.places, **job.arguments)
         if as_json:
             print(json.dumps({**_head(task, job), "plan": plan.as_dict()}), flush=True)
         else:
-            print(f"{job.photo.path.name}: {task.covering}\n{plan}", flush=True)
+            print(f"{photo.path.name}: {task.covering}\n{plan}", flush=True)
 
-    return _each(_expanded(photos), options, show)
-
-
-def _each(photos: Sequence[Path], options: Options, do: Callable[[Task, Job, float], None]) -> int:
-    """Do something for each photo.
-
-    Of several, one that cannot be read or done is named, and the others are done; but where the
-    first one that can be read cannot be done, the options are to blame, and that is all.
-    """
-    started = time.perf_counter()
-    task = Task(options)
-    code, done = 0, False
-    for path in photos:
-        read = False
-        try:
-            photo = task.open(path)
-            read = True
-            do(task, task.job(photo), started)
-            done = True
-        except refusals() as error:
-            if len(photos) == 1 or (read and not done):
-                raise
-            text = str(error) or type(error).__name__
-            code = complain(text if str(path) in text else f"{path}: {text}", BAD_INPUT)
-        started = time.perf_counter()
-    return code
-
-
-def _expanded(photos: Sequence[Path]) -> list[Path]:
-    """The photos, with the pictures of a folder in its place."""
-    found: list[Path] = []
-    for path in photos:
-        inside = pictures(path) if path.is_dir() else [path]
-        found += [p for p in inside if p == path or not p.name.endswith(_OURS)]
-    if not found:
-        raise ValueError("expected photos, got a folder of nothing but results")
-    return list(dict.fromkeys(found))
-
-
-def _names(photos: Sequence[Path]) -> dict[Path, str]:
-    """What each photo's files are called: its name, with its ending where that tells it apart."""
-    stems = Counter(path.stem for path in photos)
-    names = {path: path.stem if stems[path.stem] == 1 else path.name for path in photos}
-    for name, count in Counter(names.values()).items():
-        if count > 1:
-            raise ValueError(f"expected photos of different names, got {count} called {name}")
-    return names
+    return each(expanded(photos), lambda: Task(options), show)
 
 
 def _head(task: Task, job: Job) -> dict[str, Any]:
@@ -217,7 +169,7 @@ def _occlude(task: Task, job: Job, stem: Path, started: float, quiet: bool, as_j
     if readings is not None:
         for kind, write in readings.files(_head(task, job)).items():
             files[paths[f"readings.{kind}"]] = write
-    _write(stem.parent, files)
+    write_all(stem.parent, files)
     if as_json:
         print(json.dumps(report, ensure_ascii=False, allow_nan=False), flush=True)
         return
@@ -229,8 +181,7 @@ def _occlude(task: Task, job: Job, stem: Path, started: float, quiet: bool, as_j
     lines = [
         f"{job.photo.path.name} at {height} x {width}: {named}",
         str(result.plan),
-        f"largest drop of {what}: {largest:.4g} of {_article(unit)} of "
-        f"{float(job.base[index]):.4g}",
+        f"largest drop of {what}: {largest:.4g} of {article(unit)} of {float(job.base[index]):.4g}",
         f"  box: rows {top} to {bottom}, columns {left} to {right}; "
         f"pixel of the largest mean drop: row {row}, column {column}",
         f"noise floor {float(result.noise_floor):.2g}; {len(drops)} positions in "
@@ -257,34 +208,9 @@ def _spatial(box: torch.Tensor) -> torch.Tensor:
     return boxes[(boxes[:, 2:] > boxes[:, :2]).all(1)]
 
 
-def _article(word: str) -> str:
-    return f"an {word}" if word[0] in "aeiou" else f"a {word}"
-
-
 def _output(job: Job, index: int) -> dict[str, Any]:
     """What a report says about one output of the unoccluded photo."""
     entry = {"index": index, "name": job.label(index), job.unit: float(job.base[index])}
     if job.probabilities is not None:
         entry["probability"] = float(job.probabilities[index])
     return entry
-
-
-def _check_folder(folder: Path) -> None:
-    """Say before the work, not after it, that its results cannot be written."""
-    existing = folder.absolute()
-    while not existing.exists() and existing != existing.parent:
-        existing = existing.parent
-    if not existing.is_dir():
-        raise ValueError(f"expected a folder for the results, and {existing} is a file")
-    if not os.access(existing, os.W_OK | os.X_OK):
-        raise ValueError(f"the results cannot be written: no permission to write in {existing}")
-
-
-def _write(folder: Path, files: dict[Path, Callable[[Path], None]]) -> None:
-    """Write all files of a photo next to where they go, and move them there when all are whole."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".backsight-", dir=folder) as staging:
-        for path, write in files.items():
-            write(Path(staging) / path.name)
-        for path in files:
-            os.replace(Path(staging) / path.name, path)

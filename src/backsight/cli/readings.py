@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 import backsight
 from backsight import plots
-from backsight.cli.task import Job, short
+from backsight.cli.task import Job
+from backsight.cli.words import short
 from backsight.store import save_npz, write_bytes, write_json
 
 __all__ = ["Readings"]

@@ -13,27 +13,25 @@ from torch import Tensor
 
 import backsight
 from backsight.cli import parse
+from backsight.cli.reader import Photo, Reader, Source
+from backsight.cli.words import by
 from backsight.io import read_boxes, read_image
 from backsight.models.call import pick
 from backsight.sweep.grid import EDGES, grid
-from backsight.zoo import TRAINED, Network, imagenet_classes, load
+from backsight.zoo import Network
 
-__all__ = ["Job", "Options", "Photo", "Task", "by", "short"]
+__all__ = ["Job", "Options", "Task"]
 
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
 _STRIDE = 8
 _WINDOW = "32"
 #: A box that is enough to try all arguments on.
 _PROBE = ((0, 0, 1, 1),)
 
 
-@dataclass(frozen=True)
-class Options:
+@dataclass(frozen=True, kw_only=True)
+class Options(Source):
     """The options of `occlusion` and `plan` as they were given; None where they were not."""
 
-    model: str
-    weights: str | None
-    classes: str | None
     window: str | None
     stride: str | None
     edge: str | None
@@ -48,26 +46,8 @@ class Options:
     region: str | None
     baseline: str
     baseline_units: str
-    size: int | None
-    full: bool
-    short_side: int | None
-    crop: int | None
-    mean: str | None
-    std: str | None
-    dtype: str
     memory: str | None
-    device: str
     readings: bool
-
-
-@dataclass(frozen=True)
-class Photo:
-    """A photo as the network takes it, and as it was: (H, W, 3) uint8 both."""
-
-    path: Path
-    pixels: Any
-    image: Tensor
-    original: tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -107,7 +87,7 @@ class Job:
         return self.base.softmax(0) if whole else None
 
 
-class Task:
+class Task(Reader):
     """The options, read and checked as far as they can be without a photo, and the network."""
 
     def __init__(self, options: Options) -> None:
@@ -120,7 +100,6 @@ class Task:
         if options.probability is not None:
             parse.one_of("--probability", options.probability, ("softmax", "sigmoid"))
         self.top = parse.count("--top", options.top)
-        self.dtype = _DTYPES[parse.one_of("--dtype", options.dtype, tuple(_DTYPES))]
         self._read_places()
         if options.readings:
             given = {"--top": options.top, "--region": options.region, "--boxes": options.boxes}
@@ -130,9 +109,7 @@ class Task:
                     raise ValueError(
                         f"--readings shows every class on a grid of windows: expected no {option}"
                     )
-        self.device = _device(options.device)
-        self.network = _network(options)
-        self.network.model.to(self.device, self.dtype)
+        super().__init__(options)
 
     def _read_places(self) -> None:
         options = self.options
@@ -174,20 +151,14 @@ class Task:
         return f"bands of {' and of '.join(words)}"
 
     def open(self, path: Path) -> Photo:
-        """Read a photo and prepare it for the network.
-
-        Raises:
-            ValueError: it is no photo, or too small.
-        """
-        photo = read_image(path)
-        image, pixels = self.network.prepare(photo, size=self.options.size, full=self.options.full)
-        sides, (height, width) = self.window or (1, 1), pixels.shape[:2]
+        """Read a photo, which the window has to fit in."""
+        photo = super().open(path)
+        sides, (height, width) = self.window or (1, 1), photo.pixels.shape[:2]
         if sides[0] > height or sides[1] > width:
             raise ValueError(
                 f"the window of {by(sides)} does not fit in the image of {height} x {width} pixels"
             )
-        image = image.to(self.device, self.dtype)
-        return Photo(path, pixels, image, photo.shape[:2])
+        return photo
 
     def job(self, photo: Photo) -> Job:
         """Everything that a sweep of the photo takes, tried on a single box.
@@ -286,63 +257,3 @@ class Task:
             return inside
         size = (outputs.shape[2], outputs.shape[3])
         return F.adaptive_avg_pool2d(inside[None], size)[0].to(photo.image.device)
-
-
-def by(sides: tuple[int, ...]) -> str:
-    """``(32, 48)`` as "32 x 48"."""
-    return " x ".join(map(str, sides))
-
-
-def short(name: str) -> str:
-    """A name that fits in a figure."""
-    return name if len(name) <= 40 else f"{name[:24]}...{name[-13:]}"
-
-
-def _network(options: Options) -> Network:
-    given = {
-        "short_side": options.short_side,
-        "crop": options.crop,
-        "mean": None if options.mean is None else parse.floats("--mean", options.mean),
-        "std": None if options.std is None else parse.floats("--std", options.std),
-    }
-    given = {name: value for name, value in given.items() if value is not None}
-    names = _class_names(options.classes)
-    if options.model in TRAINED and (given or names):
-        option = "classes" if names else next(iter(given)).replace("_", "-")
-        raise ValueError(
-            f"--{option} is for a network of your own; {options.model} has its own preprocessing "
-            "and class names"
-        )
-    network = load(options.model, options.weights)
-    return replace(
-        network,
-        preprocessing=replace(network.preprocessing, **given),  # type: ignore[arg-type]
-        classes=names or network.classes,
-    )
-
-
-def _class_names(source: str | None) -> tuple[str, ...] | None:
-    if source is None:
-        return None
-    if source == "imagenet":
-        return imagenet_classes()
-    try:
-        lines = Path(source).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"cannot read the class names {source}: {error}") from error
-    names = tuple(line.strip() for line in lines)
-    if not names or not all(names):
-        raise ValueError(f"expected one class name a line in {source}, and there is an empty one")
-    return names
-
-
-def _device(name: str) -> torch.device:
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise ValueError(f"expected --device as cpu, cuda or cuda:N, got {name!r}") from None
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ValueError(
-            f"--device {name} asks for a GPU, and torch sees {torch.cuda.device_count()} of them"
-        )
-    return device

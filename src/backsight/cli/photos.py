@@ -1,0 +1,76 @@
+"""Several photos: which they are, what their results are called, one after the other."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+from backsight.cli import BAD_INPUT, complain, refusals
+from backsight.cli.reader import Photo, Reader
+from backsight.io import pictures
+
+__all__ = ["each", "expanded", "names"]
+
+#: What the pictures that the commands write are called, or end in; they are no photos.
+_OURS = (".occlusion.png", ".readings.png")
+
+R = TypeVar("R", bound=Reader)
+
+
+def expanded(photos: Sequence[Path]) -> list[Path]:
+    """The photos, with the pictures of a folder in its place."""
+    found: list[Path] = []
+    for path in photos:
+        inside = pictures(path) if path.is_dir() else [path]
+        found += [p for p in inside if p == path or not p.name.endswith(_OURS)]
+    if not found:
+        raise ValueError("expected photos, got a folder of nothing but results")
+    return list(dict.fromkeys(found))
+
+
+def names(photos: Sequence[Path]) -> dict[Path, str]:
+    """What each photo's files are called: its name, with its ending where that tells it apart."""
+    stems = Counter(path.stem for path in photos)
+    found = {path: path.stem if stems[path.stem] == 1 else path.name for path in photos}
+    for name, count in Counter(found.values()).items():
+        if count > 1:
+            raise ValueError(f"expected photos of different names, got {count} called {name}")
+    return found
+
+
+def each(
+    photos: Sequence[Path], make: Callable[[], R], do: Callable[[R, Photo, float], None]
+) -> int:
+    """Do something for each photo.
+
+    Of several, one that cannot be read or done is named, and the others are done; but where the
+    first one that can be read cannot be done, the options are to blame, and that is all.
+
+    Args:
+        photos: where they lie.
+        make: makes what reads them.
+        do: takes the reader, the photo, and when the work on it began.
+
+    Returns:
+        The exit code: 2 where some of several photos could not be done, 0 otherwise.
+    """
+    started = time.perf_counter()
+    reader = make()
+    code, done = 0, False
+    for path in photos:
+        read = False
+        try:
+            photo = reader.open(path)
+            read = True
+            do(reader, photo, started)
+            done = True
+        except refusals() as error:
+            if len(photos) == 1 or (read and not done):
+                raise
+            text = str(error) or type(error).__name__
+            code = complain(text if str(path) in text else f"{path}: {text}", BAD_INPUT)
+        started = time.perf_counter()
+    return code
