@@ -223,3 +223,21 @@ def occlusion(
     else:
         code = occlude_photos(paths, options, output=Path(out), quiet=quiet, as_json=as_json)
     raise typer.Exit(code)
+
+
+@app.command()
+def layers(
+    model: Model = "squeezenet",
+    weights: Weights = None,
+    size: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="For images of N x N pixels. [the network's usual size]"),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """List the network's layers that put out maps: what --layer can name, and what a unit sees."""
+    from backsight.cli.layers import show_layers
+    from backsight.cli.reader import Source
+
+    source = Source(model=model, weights=weights, size=size)
+    raise typer.Exit(show_layers(source, as_json=as_json))

@@ -51,6 +51,6 @@ Dtype = Annotated[str, typer.Option(metavar="float32|bfloat16|float64", help="Wh
 Device = Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")]
 Out = Annotated[str, typer.Option("-o", "--out", metavar="DIR", help="Where the results go.")]
 Json = Annotated[
-    bool, typer.Option("--json", help="Print a JSON object for each photo, a line each.")
+    bool, typer.Option("--json", help="Print a JSON object for each result, a line each.")
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")]
