@@ -1,4 +1,6 @@
-"""Figures of maps: the photo, the map laid over it, and what a sweep reads position by position."""
+"""Figures of maps: the photo, the map laid over it, what a sweep reads position by position; and of
+units projected back to pixels.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,7 @@ import numpy.typing as npt
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["overlay", "png", "readings"]
+__all__ = ["overlay", "png", "projections", "readings", "units"]
 
 _PANEL = 4.8  # inches, the longer side of a panel
 _COLORS = "RdBu_r"  # red where covering costs the class, blue where it helps
@@ -21,6 +23,10 @@ _FAINTEST = 0.4  # where in the half of the colour map the smallest values start
 _GRAY = 0.55  # how much contrast the photo keeps under the colours
 _OPAQUE = 0.85  # opacity of the largest value
 _CLASSES = 8  # so many classes get a colour of their own
+_TILE = 1.15  # inches, the side of a tile in a sheet of units
+_ROW = 2.6  # inches, the height of a row of projections
+_GAP = 0.06  # inches between tiles
+_EMPTY = 0.93  # the gray of a tile that shows nothing
 
 
 def overlay(
@@ -58,7 +64,6 @@ def overlay(
     matplotlib = _matplotlib()
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import ListedColormap, Normalize
-    from matplotlib.patches import Rectangle
 
     _check_photo(photo)
     if heat.shape != photo.shape[:2]:
@@ -94,13 +99,7 @@ def overlay(
     for axes in (left, right):
         axes.set_axis_off()
         for top, start, bottom, end in np.reshape(box, (-1, 4)):
-            place = (start - 0.5, top - 0.5)
-            for width_, color in ((3.0, "white"), (1.4, "black")):
-                axes.add_patch(
-                    Rectangle(
-                        place, end - start, bottom - top, fill=False, edgecolor=color, lw=width_
-                    )
-                )
+            _outline(axes, start - 0.5, top - 0.5, end - start, bottom - top)
     colors = ScalarMappable(scale, ListedColormap(bar))
     figure.colorbar(colors, ax=right, label=label, fraction=0.05, pad=0.03)
     figure.suptitle(title, fontsize=13)
@@ -206,6 +205,209 @@ def readings(
     return figure
 
 
+def projections(
+    photo: npt.NDArray[np.uint8],
+    boxes: Sequence[Sequence[int]],
+    pictures: Sequence[npt.NDArray[np.floating[Any]]],
+    *,
+    labels: Sequence[str],
+    title: str,
+    note: str = "",
+) -> Figure:
+    """Units projected back to the pixels of one photo, a row each: the photo with the pixels that
+    the unit sees outlined, those pixels, and the unit's projection.
+
+    A projection's gray is 0; its largest |value| is as bright or as dark as can be.
+
+    Args:
+        photo: ``(H, W, 3)`` uint8 RGB.
+        boxes: for each unit top, left, bottom, right of what it sees (half-open, pixels).
+        pictures: for each unit its projection on that box, ``(bottom - top, right - left, 3)`` RGB
+            of any float dtype and unit. A box without pixels is shown as an empty tile.
+        labels: one line above each row.
+        title: one line above all.
+        note: smaller text below.
+
+    Raises:
+        ValueError: the shapes do not fit, or a projection holds a NaN or an infinity.
+        ImportError: matplotlib is not installed.
+    """
+    _check_photo(photo)
+    if not len(boxes) == len(pictures) == len(labels) > 0:
+        raise ValueError(
+            "expected as many boxes, pictures and labels, one at least, got"
+            f" {len(boxes)}, {len(pictures)} and {len(labels)}"
+        )
+    height, width = photo.shape[:2]
+    for (top, left, bottom, right), picture in zip(boxes, pictures, strict=True):
+        if not (0 <= top <= bottom <= height and 0 <= left <= right <= width):
+            raise ValueError(
+                f"expected boxes within the photo of {height} x {width}, got"
+                f" {(top, left, bottom, right)}"
+            )
+        _check_picture(picture, (bottom - top, right - left))
+    scale = min(_ROW / height, 2 * _ROW / width)
+    # A line of text needs some room where the photo is narrow.
+    first = max(width * scale, 2.2)
+    sheet = _Sheet(first + 2 * _ROW + 4 * _GAP, title)
+    columns = (_GAP, first + 2 * _GAP, first + _ROW + 3 * _GAP)
+    for head, left, room in zip(
+        ("photo", "what the unit sees", "projection"), columns, (first, _ROW, _ROW), strict=True
+    ):
+        sheet.write(left + room / 2, head, 9, ha="center")
+    sheet.down(0.22)
+    for box, picture, label in zip(boxes, pictures, labels, strict=True):
+        top, left, bottom, right = box
+        sheet.write(_GAP, label, 10)
+        sheet.down(0.24)
+        x, y = sheet.put(photo, columns[0], first, _ROW)
+        scale = min(first / width, _ROW / height)
+        sheet.outline(
+            x + left * scale, y + top * scale, (right - left) * scale, (bottom - top) * scale
+        )
+        sheet.put(photo[top:bottom, left:right], columns[1], _ROW, _ROW)
+        sheet.put(_shades(picture), columns[2], _ROW, _ROW)
+        sheet.down(_ROW + 2 * _GAP)
+    return sheet.figure(note)
+
+
+def units(
+    crops: Sequence[Sequence[npt.NDArray[np.uint8]]],
+    pictures: Sequence[Sequence[npt.NDArray[np.floating[Any]]]],
+    *,
+    labels: Sequence[str],
+    title: str,
+    note: str = "",
+) -> Figure:
+    """Figure 2 of Zeiler & Fergus (arXiv:1311.2901): what excites each channel most.
+
+    A row a channel and a column a picture: the pixels that excite it, and right below them their
+    projection, whose gray is 0 and whose largest |value| is as bright or as dark as can be.
+
+    Args:
+        crops: for each channel the crops, strongest first, each ``(h, w, 3)`` uint8 RGB. Channels
+            may have fewer than others; crops without pixels are shown as empty tiles.
+        pictures: for each crop its projection, ``(h, w, 3)`` RGB of any float dtype and unit.
+        labels: for each channel what to call it; lines of about 14 characters fit.
+        title: one line above all.
+        note: smaller text below.
+
+    Raises:
+        ValueError: the shapes do not fit, or a projection holds a NaN or an infinity.
+        ImportError: matplotlib is not installed.
+    """
+    if not len(crops) == len(pictures) == len(labels) > 0:
+        raise ValueError(
+            "expected as many rows of crops, of pictures and labels, one at least, got"
+            f" {len(crops)}, {len(pictures)} and {len(labels)}"
+        )
+    for seen, sent in zip(crops, pictures, strict=True):
+        if len(seen) != len(sent):
+            raise ValueError(f"expected a picture for each crop, got {len(sent)} for {len(seen)}")
+        for crop, picture in zip(seen, sent, strict=True):
+            _check_photo(crop)
+            _check_picture(picture, crop.shape[:2])
+    columns = max(1, *map(len, crops))
+    margin, step = 1.15, _TILE + _GAP
+    sheet = _Sheet(max(margin + columns * step + _GAP, 4.0), title)
+    nothing = np.zeros((0, 0, 3))
+    for seen, sent, label in zip(crops, pictures, labels, strict=True):
+        sheet.write(_GAP, label, 9, down=_TILE, va="center")
+        for column in range(columns):
+            left, shown = margin + column * step, column < len(seen)
+            upper = seen[column] if shown else nothing
+            lower = _shades(sent[column]) if shown else nothing
+            # Close together, also where a crop ends at the photo's edge and is no square.
+            sheet.put(upper, left, _TILE, _TILE, lie=1.0)
+            sheet.put(lower, left, _TILE, _TILE, lie=0.0, down=_TILE + _GAP / 3)
+        sheet.down(2 * _TILE + 3 * _GAP)
+    return sheet.figure(note)
+
+
+class _Sheet:
+    """Pictures and lines of text on one page, measured in inches from its left and upper edges.
+
+    One pair of axes holds them all: hundreds of axes would take matplotlib minutes to lay out.
+    """
+
+    def __init__(self, width: float, title: str) -> None:
+        _matplotlib()
+        self._width = width
+        self._at = 0.12  # how far down the page is filled
+        self._figure = _figure((width, 1.0))
+        self._figure.set_layout_engine("none")
+        self._axes = self._figure.add_axes((0.0, 0.0, 1.0, 1.0))
+        self._axes.set_axis_off()
+        self._axes.set_autoscale_on(False)
+        self._lines(title, 13)
+
+    def down(self, inches: float) -> None:
+        """Go on further below."""
+        self._at += inches
+
+    def write(self, left: float, text: str, size: float, down: float = 0.0, **style: Any) -> None:
+        how: dict[str, Any] = {"va": "top", "ha": "left", "linespacing": 1.3, **style}
+        self._axes.text(left, self._at + down, text, fontsize=size, **how)
+
+    def put(
+        self,
+        picture: npt.NDArray[Any],
+        left: float,
+        width: float,
+        height: float,
+        down: float = 0.0,
+        lie: float = 0.5,
+    ) -> tuple[float, float]:
+        """Show a picture in a field, as large as fits, and at its upper (0) or lower edge (1) where
+        it is too flat; where its corner came to lie.
+        """
+        rows, columns = picture.shape[:2]
+        if not picture.size:
+            picture = np.full((1, 1, 3), _EMPTY)
+            rows, columns = 1, 1
+        scale = min(width / columns, height / rows)
+        x = left + (width - columns * scale) / 2
+        y = self._at + down + (height - rows * scale) * lie
+        extent = (x, x + columns * scale, y + rows * scale, y)
+        self._axes.imshow(picture, extent=extent, aspect="auto", vmin=0, vmax=1)
+        return x, y
+
+    def outline(self, left: float, top: float, width: float, height: float) -> None:
+        _outline(self._axes, left, top, width, height)
+
+    def figure(self, note: str) -> Figure:
+        """The page, with a note at its end."""
+        if note:
+            self._lines(note, 9)
+        self._at += 0.06
+        self._figure.set_size_inches(self._width, self._at)
+        self._axes.set(xlim=(0, self._width), ylim=(self._at, 0))
+        return self._figure
+
+    def _lines(self, text: str, size: int) -> None:
+        """Centred text, broken where the page ends."""
+        width = int(self._width * 72 / (0.56 * size))
+        broken = [line for part in text.splitlines() for line in textwrap.wrap(part, width)]
+        self.write(self._width / 2, "\n".join(broken), size, ha="center")
+        self.down(len(broken) * 1.45 * size / 72 + 0.08)
+
+
+def _shades(picture: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.float64]:
+    """A signed picture in 0..1, with 0 in the middle."""
+    values = picture.astype(np.float64)
+    shades: npt.NDArray[np.float64] = 0.5 + values / (2 * (np.abs(values).max(initial=0.0) or 1.0))
+    return shades
+
+
+def _outline(axes: Any, left: float, top: float, width: float, height: float) -> None:
+    """A box in black within white, which stands out from any photo."""
+    from matplotlib.patches import Rectangle
+
+    for line, color in ((3.0, "white"), (1.4, "black")):
+        box = Rectangle((left, top), width, height, fill=False, edgecolor=color, lw=line)
+        axes.add_patch(box)
+
+
 def _edges(centres: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """Where the cells around rising centres end, in the coordinates of pixels' centres."""
     between = (centres[1:] + centres[:-1]) / 2
@@ -245,6 +447,13 @@ def _figure(size: tuple[float, float], padding: float = 0.04) -> Figure:
 def _check_photo(photo: npt.NDArray[np.uint8]) -> None:
     if photo.ndim != 3 or photo.shape[2] != 3 or photo.dtype != np.uint8:
         raise ValueError(f"expected a (H, W, 3) uint8 photo, got {photo.shape} of {photo.dtype}")
+
+
+def _check_picture(picture: npt.NDArray[Any], size: tuple[int, ...]) -> None:
+    if picture.shape != (*size, 3):
+        raise ValueError(f"expected a projection of {(*size, 3)}, got {picture.shape}")
+    if not np.isfinite(picture).all():
+        raise ValueError("expected a finite projection, got one with a NaN or an infinity")
 
 
 def png(figure: Figure) -> bytes:

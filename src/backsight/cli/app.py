@@ -14,11 +14,13 @@ from backsight.cli.options import (
     Dtype,
     Full,
     Json,
+    Layer,
     Mean,
     Model,
     Out,
     Photos,
     Quiet,
+    Rule,
     ShortSide,
     Size,
     Std,
@@ -241,3 +243,63 @@ def layers(
 
     source = Source(model=model, weights=weights, size=size)
     raise typer.Exit(show_layers(source, as_json=as_json))
+
+
+@app.command(
+    help="Send units of a layer back to the pixels that they see, photo by photo. "
+    "Writes a picture (.png), the raw projections (.npz) and what was found (.json) of each photo "
+    "into DIR, as NAME.deconv.*: all of them, or none.",
+)
+def deconv(
+    photos: Photos,
+    layer: Layer,
+    channel: Annotated[
+        list[int],
+        typer.Option(metavar="N", help="A channel of the layer; may be given several times."),
+    ],
+    position: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ROW,COLUMN",
+            help="Of the unit in the layer's map. [where the channel is strongest]",
+        ),
+    ] = None,
+    rule: Rule = "deconvnet",
+    model: Model = "squeezenet",
+    weights: Weights = None,
+    size: Size = None,
+    full: Full = False,
+    short_side: ShortSide = None,
+    crop: Crop = None,
+    mean: Mean = None,
+    std: Std = None,
+    dtype: Dtype = "float32",
+    device: Device = "cpu",
+    out: Out = ".",
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    from backsight.cli.deconv import Wanted, project_photos
+    from backsight.cli.reader import Source
+
+    source = Source(
+        model=model,
+        weights=weights,
+        size=size,
+        full=full,
+        short_side=short_side,
+        crop=crop,
+        mean=mean,
+        std=std,
+        dtype=dtype,
+        device=device,
+    )
+    code = project_photos(
+        [Path(photo) for photo in photos],
+        source,
+        Wanted(layer, channel, position, rule),
+        output=Path(out),
+        quiet=quiet,
+        as_json=as_json,
+    )
+    raise typer.Exit(code)

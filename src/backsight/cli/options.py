@@ -54,3 +54,14 @@ Json = Annotated[
     bool, typer.Option("--json", help="Print a JSON object for each result, a line each.")
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")]
+Layer = Annotated[
+    str, typer.Option(metavar="NAME", help="The layer of the units; backsight layers lists them.")
+]
+Rule = Annotated[
+    str,
+    typer.Option(
+        metavar="deconvnet|guided|gradient",
+        help="What passes a ReLU on the way back: what is positive, where its input was "
+        "positive (gradient), or what is both (guided).",
+    ),
+]

@@ -4,7 +4,18 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["FILLS", "baseline", "bytes_of", "count", "floats", "one_of", "output", "pair"]
+__all__ = [
+    "FILLS",
+    "baseline",
+    "bytes_of",
+    "channels",
+    "count",
+    "floats",
+    "one_of",
+    "output",
+    "pair",
+    "position",
+]
 
 #: Baselines by name: the mean pixel of the training data, and those of `backsight.occlusion`.
 FILLS = ("training", "mean", "blur", "noise", "inpaint")
@@ -91,3 +102,23 @@ def bytes_of(option: str, text: str) -> int:
     if not match or unit is None or float(match[1]) * unit < 1:
         raise ValueError(f"expected {option} as bytes such as 500MB or 2GiB, got {text!r}")
     return int(float(match[1]) * unit)
+
+
+def position(option: str, text: str) -> tuple[int, int]:
+    """``"23,20"`` as row 23 and column 20 of a map."""
+    match = re.fullmatch(r"\s*([+-]?\d+)\s*,\s*([+-]?\d+)\s*", text)
+    if not match:
+        raise ValueError(f"expected {option} as ROW,COLUMN, got {text!r}")
+    return int(match[1]), int(match[2])
+
+
+def channels(option: str, text: str) -> int | list[int]:
+    """``"0,5,7"`` as these channels, ``"5,"`` as this one; ``"8"`` as how many."""
+    if not re.fullmatch(r"\s*\d+\s*(,\s*\d+\s*)*,?\s*", text) or text.strip() == "0":
+        raise ValueError(
+            f"expected {option} as a number of them, or as a list such as 0,5,7 ('5,' for one),"
+            f" got {text!r}"
+        )
+    if "," not in text:
+        return int(text)
+    return list(dict.fromkeys(int(part) for part in text.split(",") if part.strip()))

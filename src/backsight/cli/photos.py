@@ -15,7 +15,8 @@ from backsight.io import pictures
 __all__ = ["each", "expanded", "names"]
 
 #: What the pictures that the commands write are called, or end in; they are no photos.
-_OURS = (".occlusion.png", ".readings.png")
+_OURS = (".occlusion.png", ".readings.png", ".deconv.png")
+_SHEET = "units.png"
 
 R = TypeVar("R", bound=Reader)
 
@@ -25,10 +26,14 @@ def expanded(photos: Sequence[Path]) -> list[Path]:
     found: list[Path] = []
     for path in photos:
         inside = pictures(path) if path.is_dir() else [path]
-        found += [p for p in inside if p == path or not p.name.endswith(_OURS)]
+        found += [p for p in inside if p == path or not _is_ours(p.name)]
     if not found:
         raise ValueError("expected photos, got a folder of nothing but results")
     return list(dict.fromkeys(found))
+
+
+def _is_ours(name: str) -> bool:
+    return name == _SHEET or name.endswith(_OURS)
 
 
 def names(photos: Sequence[Path]) -> dict[Path, str]:
