@@ -303,3 +303,69 @@ def deconv(
         as_json=as_json,
     )
     raise typer.Exit(code)
+
+
+@app.command(
+    help="Find the pictures that excite each channel of a layer most, and send those units back "
+    "to the pixels. Writes a sheet (units.png: what excites a channel, and below it what of it), "
+    "the raw projections (units.npz) and what was found (units.json) into DIR: all of them, or "
+    "none.",
+)
+def units(
+    photos: Photos,
+    layer: Layer,
+    top: Annotated[int, typer.Option(metavar="N", help="Pictures a channel.")] = 9,
+    channels: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N|LIST",
+            help="The N channels with the strongest activations; or those of a list such as 0,5,7 "
+            "(a single one: 5,). [8]",
+        ),
+    ] = None,
+    rule: Rule = "deconvnet",
+    checkpoint: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="Where to keep what was found so far. If it is there, the search goes on from it.",
+        ),
+    ] = None,
+    model: Model = "squeezenet",
+    weights: Weights = None,
+    size: Size = None,
+    full: Full = False,
+    short_side: ShortSide = None,
+    crop: Crop = None,
+    mean: Mean = None,
+    std: Std = None,
+    dtype: Dtype = "float32",
+    device: Device = "cpu",
+    out: Out = ".",
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    from backsight.cli.reader import Source
+    from backsight.cli.units import Wanted, draw_units
+
+    source = Source(
+        model=model,
+        weights=weights,
+        size=size,
+        full=full,
+        short_side=short_side,
+        crop=crop,
+        mean=mean,
+        std=std,
+        dtype=dtype,
+        device=device,
+    )
+    code = draw_units(
+        [Path(photo) for photo in photos],
+        source,
+        Wanted(layer, top, channels, rule, None if checkpoint is None else Path(checkpoint)),
+        output=Path(out),
+        quiet=quiet,
+        as_json=as_json,
+    )
+    raise typer.Exit(code)
