@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from backsight.plots import overlay, png, readings
+from backsight.plots import overlay, png, projections, readings, units
 
 matplotlib = pytest.importorskip("matplotlib", reason="figures need matplotlib")
 
@@ -183,8 +183,10 @@ def test_pyplot_and_settings_are_left_alone() -> None:
         # asking for the backend makes matplotlib choose one and import pyplot
         "names = [name for name in matplotlib.rcParams if name != 'backend']\n"
         "before = [matplotlib.rcParams[name] for name in names]\n"
-        "from backsight.plots import overlay, png\n"
-        "png(overlay(np.zeros((9, 9, 3), np.uint8), np.ones((9, 9)), title='t'))\n"
+        "from backsight.plots import overlay, png, units\n"
+        "photo = np.zeros((9, 9, 3), np.uint8)\n"
+        "png(overlay(photo, np.ones((9, 9)), title='t'))\n"
+        "png(units([[photo]], [[np.ones((9, 9, 3))]], labels=['c'], title='t'))\n"
         "after = [matplotlib.rcParams[name] for name in names]\n"
         "print(after == before, 'matplotlib.pyplot' in sys.modules)\n"
     )
@@ -203,3 +205,128 @@ def test_what_does_not_fit_gets_a_sentence() -> None:
         overlay(PHOTO, np.where(HEAT > 0, np.nan, HEAT), title="t")
     with pytest.raises(ValueError, match="positive limit"):
         overlay(PHOTO, HEAT, title="t", limit=0.0)
+
+
+# ---------------------------------------------------------------------------------------- units
+
+
+def signal(height: int, width: int, seed: int = 3) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=(height, width, 3))
+
+
+def on_page(figure: Any) -> tuple[list[Any], list[Any]]:
+    """Where the texts and the pictures lie, in pixels of the figure."""
+    figure.canvas.draw()
+    texts = [t.get_window_extent() for t in figure.axes[0].texts if t.get_text()]
+    pictures = [image.get_window_extent() for image in figure.axes[0].images]
+    return texts, pictures
+
+
+def drawn(figure: Any) -> np.ndarray:
+    figure.canvas.draw()
+    return np.asarray(figure.canvas.buffer_rgba()).astype(int)[..., :3]
+
+
+def inside(pixels: np.ndarray, box: Any) -> np.ndarray:
+    """What is drawn in a picture's place, without its rim."""
+    height = len(pixels)
+    rows = slice(height - int(box.y1) + 3, height - int(box.y0) - 3)
+    return pixels[rows, int(box.x0) + 3 : int(box.x1) - 3]
+
+
+@pytest.mark.parametrize("shape", [(227, 227), (60, 400), (400, 60)])
+def test_projections_are_apart_and_on_the_page(shape: tuple[int, int]) -> None:
+    boxes = [(0, 0, 30, 20), (10, 20, 60, 60)]
+    figure = projections(
+        np.zeros((*shape, 3), np.uint8),
+        boxes,
+        [signal(30, 20), signal(50, 40)],
+        labels=[
+            "channel 1142: -1.234e-05, at row 111, column 120, sees rows 1160 to 1223, "
+            "columns 1136 to 1199"
+        ]
+        * 2,
+        title="a.layer.of.a.rather.long.name of a network of a name that is long as well, guided",
+        note=f"{'n' * 40}; gray: 0, brightest or darkest: the largest |value|",
+    )
+    texts, pictures = on_page(figure)
+    assert (len(texts), len(pictures)) == (7, 6)
+    assert_apart(figure, [*texts, *pictures])
+
+
+def test_projections_show_the_box_the_crop_and_the_signs() -> None:
+    photo = np.full((40, 60, 3), 200, np.uint8)
+    photo[10:20, 30:50] = (255, 0, 0)
+    rising = np.zeros((10, 20, 3))
+    rising[:, :10], rising[:, 15:] = 4.0, -2.0
+    figure = projections(photo, [(10, 30, 20, 50)], [rising], labels=["l"], title="t")
+    pixels, (_, (whole, crop, sent)) = drawn(figure), on_page(figure)
+    assert (inside(pixels, crop) == (255, 0, 0)).all()
+    shown = inside(pixels, sent)
+    values = shown[len(shown) // 2, (np.array([0.25, 0.6, 0.9]) * shown.shape[1]).astype(int)]
+    assert np.abs(values - np.array([[255], [127.5], [64]])).max() <= 1
+    assert crop.width / crop.height == pytest.approx(2, rel=0.02)
+    outline = figure.axes[0].patches[0].get_window_extent()
+    for edge, start, stop, at in (
+        (outline.x0, whole.x0, whole.x1, 30 / 60),
+        (outline.x1, whole.x0, whole.x1, 50 / 60),
+        (outline.y1, whole.y1, whole.y0, 10 / 40),
+        (outline.y0, whole.y1, whole.y0, 20 / 40),
+    ):
+        assert edge == pytest.approx(start + (stop - start) * at, abs=2)
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(3, 9), (1, 1), (2, 4)])
+def test_units_are_apart_and_on_the_page(rows: int, columns: int) -> None:
+    counts = [max(1, columns - row) for row in range(rows)]
+    figure = units(
+        [[np.zeros((9, 12, 3), np.uint8)] * count for count in counts],
+        [[signal(9, 12)] * count for count in counts],
+        labels=["channel 1023\n-1.234e-05\nto -1.234e-05"] * rows,
+        title="a.layer.of.a.rather.long.name of a network of a name that is long as well, guided",
+        note="the strongest of 123456 pictures; gray: 0, brightest or darkest: the largest |value|",
+    )
+    texts, pictures = on_page(figure)
+    assert (len(texts), len(pictures)) == (2 + rows, 2 * rows * columns)
+    assert_apart(figure, [*texts, *pictures])
+    # large enough to make something out
+    assert min(picture.width for picture in pictures) > 100
+
+
+def test_units_stand_above_their_projections() -> None:
+    """Also flat ones; a unit that sees nothing, and one that is not there, have empty tiles."""
+    crops = [[np.full((6, h, 3), 10 * h, np.uint8) for h in (6, 12)], [np.zeros((0, 5, 3), "u1")]]
+    sent = [[np.full((6, 6, 3), 3.0), np.full((6, 12, 3), -1e-9)], [np.zeros((0, 5, 3))]]
+    figure = units(crops, sent, labels=["a", "b"], title="t")
+    pixels, (_, places) = drawn(figure), on_page(figure)
+    colors = [inside(pixels, place).reshape(-1, 3) for place in places]
+    # crop and projection, column by column
+    for color, value in zip(colors, (60, 255, 120, 0, 237, 237, 237, 237), strict=True):
+        assert np.abs(color - value).max() <= 1
+    for crop, picture in zip(places[::2], places[1::2], strict=True):
+        assert crop.x0 == picture.x0
+        assert 0 < crop.y0 - picture.y1 < 0.03 * 110
+    assert places[2].height == pytest.approx(places[0].height / 2, abs=1)
+
+
+def test_units_that_do_not_fit_get_a_sentence() -> None:
+    crop = np.zeros((4, 5, 3), np.uint8)
+    with pytest.raises(ValueError, match=r"expected a projection of \(4, 5, 3\), got \(5, 4, 3\)"):
+        units([[crop]], [[signal(5, 4)]], labels=["a"], title="t")
+    with pytest.raises(ValueError, match="finite projection"):
+        units([[crop]], [[np.full((4, 5, 3), np.nan)]], labels=["a"], title="t")
+    with pytest.raises(ValueError, match="expected a picture for each crop, got 0 for 1"):
+        units([[crop]], [[]], labels=["a"], title="t")
+    with pytest.raises(ValueError, match="got 1, 1 and 2"):
+        units([[crop]], [[signal(4, 5)]], labels=["a", "b"], title="t")
+    with pytest.raises(ValueError, match="one at least, got 0, 0 and 0"):
+        projections(PHOTO, [], [], labels=[], title="t")
+    with pytest.raises(ValueError, match="within the photo of 40 x 60, got"):
+        projections(PHOTO, [(0, 0, 41, 5)], [signal(41, 5)], labels=["a"], title="t")
+    with pytest.raises(ValueError, match=r"a projection of \(4, 5, 3\), got \(4, 6, 3\)"):
+        projections(PHOTO, [(0, 0, 4, 5)], [signal(4, 6)], labels=["a"], title="t")
+    same = [
+        png(projections(PHOTO, [(0, 0, 4, 5)], [signal(4, 5)], labels=["a"], title="t"))
+        for _ in range(2)
+    ]
+    assert same[0] == same[1]

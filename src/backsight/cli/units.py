@@ -41,7 +41,7 @@ _CHANNELS = 8
 #: Pictures in memory at a time.
 _BATCH = 32
 #: How far an activation may lie from that of a search which was taken up, relative to the largest.
-_AGREE = {torch.float64: 1e-6, torch.float32: 1e-2, torch.bfloat16: 0.2}
+_AGREE = {torch.float64: 1e-5, torch.float32: 1e-2, torch.bfloat16: 0.2}
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ def draw_units(
     winners = _Winners(dataset, found, chosen.of(found))
     winners.project(wanted, quiet)
     if taken_up:
-        winners.check(found, str(wanted.checkpoint))
+        winners.check(str(wanted.checkpoint))
     projected = time.perf_counter()
 
     skipped = [dataset.why(image) for image in found.skipped]
@@ -301,10 +301,10 @@ class _Winners:
         if held:
             yield held
 
-    def check(self, found: backsight.TopActivations, checkpoint: str) -> None:
+    def check(self, checkpoint: str) -> None:
         """Refuse a search that was of other pictures."""
-        values = found.values[found.values.isfinite()]
-        limit = _AGREE[self.dataset.reader.dtype] * float(values.abs().max())
+        largest = max(abs(unit.value) for unit in self.units)
+        limit = _AGREE[self.dataset.reader.dtype] * largest
         for unit in self.units:
             if abs(unit.activation - unit.value) > limit:
                 raise ValueError(
