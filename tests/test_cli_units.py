@@ -508,6 +508,30 @@ def test_bad_input_gets_one_sentence(
     refused(arguments, message, capsys, folder)
 
 
+def test_network_that_cannot_be_captured_is_refused_before_the_search(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = ["--model", "own_network:Forked", "--layer", "first"]
+    message = "expected a model whose graph can be captured"
+    refused([*UNITS, *model, "--checkpoint", "found.npz"], message, capsys, folder)
+    refused([*DECONV, *model], message, capsys, folder)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float64"])
+def test_dtype_is_what_is_computed_in(dtype: str, folder: Path) -> None:
+    import backsight
+
+    assert run([*UNITS, "--channels", "2,", "--top", "1", "--dtype", dtype]) == 0
+    with np.load("out/units.npz") as archive:
+        found, units = torch.from_numpy(archive["pictures"]), archive["units"].tolist()
+    kind = getattr(torch, dtype)
+    images = prepared(*SHOTS).to(kind)
+    expected = backsight.project(own().to(kind), images, "3", units).pictures
+    assert found.dtype == (torch.float64 if dtype == "float64" else torch.float32)
+    assert found.any()
+    assert torch.equal(found.to(kind), expected)
+
+
 def test_layer_that_puts_out_neither_maps_nor_numbers(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

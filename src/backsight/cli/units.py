@@ -83,12 +83,15 @@ def draw_units(
     if wanted.checkpoint is not None and not wanted.checkpoint.absolute().parent.is_dir():
         raise ValueError(f"expected a folder for the --checkpoint, got {wanted.checkpoint}")
     dataset = _Pictures(Reader(source), expanded(photos))
-    chosen = _Channels(wanted.layer, put_out(dataset.reader, wanted.layer, dataset.any()), channels)
+    model, photo = dataset.reader.network.model, dataset.any()
+    chosen = _Channels(wanted.layer, put_out(dataset.reader, wanted.layer, photo), channels)
+    # A search may take hours: that its winners can be projected is tried first.
+    backsight.project(model, photo.image, wanted.layer, [[0, 0]], rule=wanted.rule)
     loaded = time.perf_counter()
 
     taken_up = wanted.checkpoint is not None and wanted.checkpoint.exists()
     found = backsight.top_activations(
-        dataset.reader.network.model,
+        model,
         wanted.layer,
         dataset,
         wanted.top,
