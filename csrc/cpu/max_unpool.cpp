@@ -483,7 +483,8 @@ bool are_at_most(const MaxUnpoolParams& p, int64_t i, uint8_t last) {
   const int64_t plane = divide(i, y.size[0]), b = divide(plane, planes);
   const int64_t oz = i - plane * y.size[0] + first_window(p, b, 0);
   const Interval rows = windows_held(p, b, 1), columns = windows_held(p, b, 2);
-  if (!contains(windows_held(p, b, 0), oz)) return true;
+  if (!contains(windows_held(p, b, 0), oz) || rows.lo == rows.hi || columns.lo == columns.hi)
+    return true;
   const int64_t slice = (map_of(p, b) * planes + plane - b * planes) * v.size[0] + oz;
   return are_at_most(reinterpret_cast<const uint8_t*>(v.data) +
                          ((slice * v.size[1] + rows.lo) * v.size[2] + columns.lo) * channels,
