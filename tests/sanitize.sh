@@ -13,23 +13,25 @@ flags=(-std=c++17 -g -O1 -fno-omit-frame-pointer -fopenmp -ffp-contract=off
        -fsanitize=address,undefined -fno-sanitize-recover=all -Wno-psabi
        -DBACKSIGHT_NO_CLONES -Icsrc)
 
-# The driver needs no Python, so leaks count too.
-g++ "${flags[@]}" tests/sanitize_rows.cpp \
-    csrc/cpu/{max_gather,max_pool,max_unpool,occlude,parallel,preactivation,rectify,relu,runs,splice}.cpp \
-    -o "$work/rows"
-"$work/rows"
-
 # A copy of the package with a sanitized module. The last call decides Python's suffix for it.
 cp -r src/backsight "$work/backsight"
 rm -f "$work"/backsight/_C*.so
 suffix=$("$python" -c "import sysconfig; print(sysconfig.get_config_var('EXT_SUFFIX'))")
 read -ra includes <<<"$("$python" -m pybind11 --includes)"
-sources=(csrc/bindings.cpp csrc/cpu/*.cpp)
-for source in "${sources[@]}"; do
-    echo "$work/$(basename "$source").o $source"
-done | xargs -P "$(nproc)" -L 1 bash -c \
+mkdir "$work/kernels"
+{
+    echo "$work/driver.o tests/sanitize_rows.cpp"
+    echo "$work/bindings.o csrc/bindings.cpp"
+    for source in csrc/cpu/*.cpp; do
+        echo "$work/kernels/$(basename "$source" .cpp).o $source"
+    done
+} | xargs -P "$(nproc)" -L 1 bash -c \
     'g++ '"${flags[*]} ${includes[*]}"' -fPIC -fvisibility=hidden -c -o "$0" "$1"'
-g++ "${flags[@]}" -shared "$work"/*.o -o "$work/backsight/_C$suffix"
+
+# The driver needs no Python, so leaks count too.
+g++ "${flags[@]}" "$work/driver.o" "$work"/kernels/*.o -o "$work/rows"
+"$work/rows"
+g++ "${flags[@]}" -shared "$work/bindings.o" "$work"/kernels/*.o -o "$work/backsight/_C$suffix"
 
 # Python itself leaks and is not built for the sanitizers, which therefore have to be loaded first.
 # -s: what a sanitizer says on its way out must not be captured. The large and compiled cases are left out: they add minutes and no code path.

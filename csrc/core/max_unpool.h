@@ -10,14 +10,20 @@
 
 namespace backsight {
 
-// Where entry b lies in its map along an axis.
+// Where entry b lies in its map along an axis. What lies beyond all windows lies beyond them at the
+// next place just as well, whose products do not overflow.
 HD int64_t first_window(const MaxUnpoolParams& p, int64_t b, int axis) {
   const int column = axis - (kAxes - p.dims);
-  return p.base_index && column >= 0 ? p.y_at[b * p.dims + column] : 0;
+  if (!p.base_index || column < 0) return 0;
+  return max64(-p.y.size[axis], min64(p.y_at[b * p.dims + column], p.switches.size[axis]));
 }
 HD int64_t first_cell(const MaxUnpoolParams& p, int64_t b, int axis) {
   const int column = axis - (kAxes - p.dims);
-  return p.base_index && column >= 0 ? p.window_at[b * p.dims + column] : 0;
+  if (!p.base_index || column < 0) return 0;
+  const int64_t end =
+      p.switches.size[axis] * p.pool.stride[axis] + p.pool.kernel[axis] * p.pool.dilation[axis];
+  return max64(-p.pool.padding[axis] - p.x.size[axis],
+               min64(p.window_at[b * p.dims + column], end));
 }
 // The windows of the map that y holds.
 HD Interval windows_held(const MaxUnpoolParams& p, int64_t b, int axis) {

@@ -49,9 +49,12 @@ def theirs(
     ceil_mode: bool = False,
     relu: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """torch's maxima and indices."""
+    """torch's maxima and indices, of a contiguous x: where channels are last, its index of a window
+    of minus infinities leaves the depth out.
+    """
     pool = (F.max_pool1d, F.max_pool2d, F.max_pool3d)[len(kernel) - 1]
     args = (kernel, stride, padding, dilation, ceil_mode)
+    x = x.contiguous()
     y, indices = pool(x.relu() if relu else x, *args, return_indices=True)
     return y, indices
 
