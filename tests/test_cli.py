@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from backsight.cli import run
+from projection_oracle import projected
 
 pytest.importorskip("typer", reason="the command line needs typer")
 pytest.importorskip("matplotlib", reason="the command line draws with matplotlib")
@@ -579,6 +580,10 @@ def test_readings_are_those_of_figure_7(layer: str | None, folder: Path) -> None
         assert np.allclose(archive["probability"].ravel(), scores.softmax(1)[:, 1], atol=1e-5)
         assert np.array_equal(archive["most_probable"].ravel(), scores.argmax(1))
         assert np.array_equal(archive["boxes"], boxes)
+        unit = (0, strongest)
+        (down,) = projected(model, image, layer or "4", [unit], "activation", "deconvnet")
+        same(archive["projection"], down.permute(1, 2, 0), atol=1e-5 * float(down.abs().max()))
+    assert told["feature_map"]["projected"] is True
     assert len(told["most_probable"]) > 1
     counts = {entry["index"]: entry["positions"] for entry in told["most_probable"]}
     assert counts == dict(

@@ -302,16 +302,14 @@ def test_progress_goes_to_stderr_unless_quiet(
 
 def test_blue_green_red_is_shown_as_red_green_blue() -> None:
     from backsight.cli.layer import order, picture
-    from backsight.cli.reader import Reader
 
     signal = torch.arange(24.0).view(3, 2, 4)
     for bgr, channels in ((False, (0, 1, 2)), (True, (2, 1, 0))):
-        reader = object.__new__(Reader)
-        reader.network = Network("n", nn.Identity(), Preprocessing(bgr=bgr))
-        shown = picture(reader, signal)
+        network = Network("n", nn.Identity(), Preprocessing(bgr=bgr))
+        shown = picture(network, signal)
         assert shown.shape == (2, 4, 3)
         assert [float(value) for value in shown[1, 2]] == [8.0 * c + 6 for c in channels]
-        assert order(reader) == ("BGR" if bgr else "RGB")
+        assert order(network) == ("BGR" if bgr else "RGB")
 
 
 # ----------------------------------------------------------------------------------------- units
@@ -515,6 +513,17 @@ def test_network_that_cannot_be_captured_is_refused_before_the_search(
     message = "expected a model whose graph can be captured"
     refused([*UNITS, *model, "--checkpoint", "found.npz"], message, capsys, folder)
     refused([*DECONV, *model], message, capsys, folder)
+
+
+def test_readings_of_a_network_that_cannot_be_captured_lack_the_projection(folder: Path) -> None:
+    model = ["--model", "own_network:Forked", "--layer", "first"]
+    options = ["--window", "20", "--stride", "20", "--readings", "-q", "-o", "out"]
+    assert run(["occlusion", "photo.png", *model, *options]) == 0
+    told = json.loads(Path("out/photo.readings.json").read_text())
+    assert told["feature_map"]["projected"] is False
+    with np.load("out/photo.readings.npz") as archive:
+        assert "projection" not in archive
+        assert np.ptp(archive["activation"]) > 0
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float64"])

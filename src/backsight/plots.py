@@ -115,6 +115,7 @@ def readings(
     activation: npt.NDArray[np.floating[Any]],
     probability: npt.NDArray[np.floating[Any]],
     most_probable: npt.NDArray[np.integer[Any]],
+    projection: npt.NDArray[np.floating[Any]] | None = None,
     names: Mapping[int, str],
     title: str,
     labels: tuple[str, str],
@@ -132,13 +133,15 @@ def readings(
         activation: ``(rows, columns)``, a feature map's total activation with each box covered.
         probability: ``(rows, columns)`` in 0..1, of the class that is asked about.
         most_probable: ``(rows, columns)``, the index of the class that wins.
+        projection: ``(H, W, 3)`` RGB of any float dtype and unit: the feature map of the photo
+            projected back. Gray is 0, and the largest |value| as bright or as dark as can be.
         names: what to call the classes. The first that win most often are told apart by colour.
         title: one line above the panels.
         labels: what the feature map and the class are called, below the panels.
         note: smaller text at the bottom.
 
     Raises:
-        ValueError: the shapes do not fit.
+        ValueError: the shapes do not fit, or the projection holds a NaN or an infinity.
         ImportError: matplotlib is not installed.
     """
     matplotlib = _matplotlib()
@@ -150,11 +153,13 @@ def readings(
     for values in (activation, probability, most_probable):
         if values.shape != shape:
             raise ValueError(f"expected readings of {shape} positions, got {values.shape}")
+    if projection is not None:
+        _check_picture(projection, photo.shape[:2])
     winners, counts = np.unique(most_probable, return_counts=True)
     order = winners[np.argsort(-counts, kind="stable")].tolist()
     shown = order if len(order) <= _CLASSES else order[: _CLASSES - 1]
     paints = [matplotlib.colormaps["tab10"](i) for i in (0, 1, 2, 4, 6, 8, 9, 5)][: len(shown)]
-    words = [_wrapped(names[index]) for index in shown]
+    words = [_wrapped(names[index], 28) for index in shown]
     if len(shown) < len(order):
         paints.append((0.35, 0.35, 0.35, 1.0))
         words.append(f"{len(order) - len(shown)} others")
@@ -165,35 +170,42 @@ def readings(
     height, width = photo.shape[:2]
     unit = _PANEL / max(height, width)
     side = max(width * unit, 3.2)
-    figure = _figure((2 * side + 2.6, 2 * max(height * unit, 2.6) + 1.7), padding=0.1)
-    panels = figure.subplots(2, 2).ravel()
+    figure = _figure((3 * side + 2.6, 2 * max(height * unit, 2.6) + 1.7), padding=0.1)
+    *panels, rest = figure.subplots(2, 3).ravel()
+    rest.set_axis_off()
     panels[0].imshow(photo, interpolation="antialiased")
+    if projection is not None:
+        panels[2].imshow(_shades(projection), interpolation="antialiased")
     edges = [_edges(np.asarray(places, float)) for places in (centres[1], centres[0])]
     drawn = [
         panels[1].pcolormesh(*edges, activation, cmap="viridis"),
-        panels[2].pcolormesh(*edges, probability, cmap="viridis", vmin=0, vmax=1),
+        panels[3].pcolormesh(*edges, probability, cmap="viridis", vmin=0, vmax=1),
     ]
-    panels[3].pcolormesh(
+    panels[4].pcolormesh(
         *edges,
         rank,
         cmap=ListedColormap(paints),
         norm=BoundaryNorm(np.arange(len(paints) + 1) - 0.5, len(paints)),
     )
-    heads = ("photo", f"(b) {labels[0]}", f"(a) {labels[1]}", "(d) most probable class")
+    heads = (
+        "photo",
+        f"(b) {labels[0]}",
+        "(c) that map projected down" if projection is not None else "(c) cannot be projected",
+        f"(a) {labels[1]}",
+        "(d) most probable class",
+    )
     for panel, head in zip(panels, heads, strict=True):
         panel.set_title(_wrapped(head, 30), fontsize=10)
         panel.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5), xticks=[], yticks=[])
         panel.set_aspect("equal")
         panel.set_facecolor("0.88")
-    for panel, mesh, label in zip(
-        panels[1:], drawn, ("total activation", "probability"), strict=False
-    ):
+    bars = zip(panels[1:4:2], drawn, ("total activation", "probability"), strict=True)
+    for panel, mesh, label in bars:
         # Beside the panel itself: a bar of the column's would stand behind the other row's legend.
         figure.colorbar(mesh, cax=panel.inset_axes((1.03, 0.04, 0.05, 0.92)), label=label)
-    panels[3].legend(
+    rest.legend(
         handles=[Patch(color=paint, label=word) for paint, word in zip(paints, words, strict=True)],
         loc="upper left",
-        bbox_to_anchor=(1.01, 1.0),
         borderaxespad=0.0,
         frameon=False,
         fontsize=8,

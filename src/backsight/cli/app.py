@@ -132,7 +132,7 @@ def occlusion(
         typer.Option(
             metavar="NAME",
             help="Measure the total activation of this layer's channels instead of the scores; "
-            "with --readings, the layer of reading (b).",
+            "with --readings, the layer of the feature map.",
         ),
     ] = None,
     model_output: Annotated[
@@ -180,7 +180,8 @@ def occlusion(
         typer.Option(
             "--readings",
             help="Write NAME.readings.* too: for each position the class's probability, the total "
-            "activation of the strongest feature map, and the most probable class.",
+            "activation of the strongest feature map, and the most probable class; and that map "
+            "projected back to the pixels.",
         ),
     ] = False,
     out: Out = ".",

@@ -87,7 +87,7 @@ def _project(
 ) -> None:
     network, layer, rule = reader.network, wanted.layer, wanted.rule
     height, width = photo.pixels.shape[:2]
-    maps = put_out(reader, layer, photo)
+    maps = put_out(network.model, layer, photo.image)
     channels = list(dict.fromkeys(wanted.channels))
     check_channels(layer, maps, channels)
     if position is not None:
@@ -104,7 +104,7 @@ def _project(
     projected = time.perf_counter()
 
     boxes = found.boxes.tolist()
-    pictures = [picture(reader, found.crop(unit)) for unit in range(len(found))]
+    pictures = [picture(network, found.crop(unit)) for unit in range(len(found))]
     units = [
         {"channel": row[1], **described(row[2:], float(value), box, shown)}
         for row, value, box, shown in zip(
@@ -129,7 +129,7 @@ def _project(
         "image": {"height": height, "width": width},
         "layer": layer,
         "rule": rule,
-        "order": order(reader),
+        "order": order(network),
         "units": units,
         "seconds": {
             "load": loaded - started,

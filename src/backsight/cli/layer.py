@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from backsight.cli.reader import Photo, Reader
 from backsight.cli.words import by
 from backsight.models.call import Call
 from backsight.projection.rules import RULES
+from backsight.zoo import Network
 
 __all__ = [
     "NAMED_RULES",
@@ -33,15 +33,15 @@ __all__ = [
 NAMED_RULES = ("deconvnet", *(rule for rule in RULES if rule != "deconvnet"))
 
 
-def put_out(reader: Reader, layer: str, photo: Photo) -> Tensor:
-    """What a layer puts out for a photo: (1, channels, height, width), or (1, channels).
+def put_out(model: nn.Module, layer: str, image: Tensor) -> Tensor:
+    """What a layer puts out for an image: (1, channels, height, width), or (1, channels).
 
     Raises:
         ValueError: there is no such layer, or it puts out something else.
     """
-    call = Call(reader.network.model, (), photo.image, None, layer, total=False)
+    call = Call(model, (), image, None, layer, total=False)
     with torch.no_grad():
-        found: Tensor = call(photo.image)
+        found: Tensor = call(image)
     if found.ndim not in (2, 4) or len(found) != 1 or not found.is_floating_point():
         raise ValueError(
             "expected a layer that puts out (1, channels, height, width) or (1, channels), and"
@@ -70,15 +70,15 @@ def check_position(layer: str, maps: Tensor, position: tuple[int, int]) -> None:
         )
 
 
-def picture(reader: Reader, signal: Tensor) -> npt.NDArray[Any]:
+def picture(network: Network, signal: Tensor) -> npt.NDArray[Any]:
     """A signal (3, h, w) in the network's order of channels as (h, w, 3) RGB."""
     values = array(signal).transpose(1, 2, 0)
-    return values[..., ::-1] if reader.network.preprocessing.bgr else values
+    return values[..., ::-1] if network.preprocessing.bgr else values
 
 
-def order(reader: Reader) -> str:
+def order(network: Network) -> str:
     """The network's order of channels."""
-    return "BGR" if reader.network.preprocessing.bgr else "RGB"
+    return "BGR" if network.preprocessing.bgr else "RGB"
 
 
 def array(values: Tensor) -> npt.NDArray[Any]:

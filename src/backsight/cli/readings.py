@@ -1,7 +1,8 @@
-"""Figure 7 of Zeiler & Fergus (arXiv:1311.2901): three readings of a sweep beside the photo.
+"""Figure 7 of Zeiler & Fergus (arXiv:1311.2901): the readings of a sweep beside the photo.
 
-By their letters: (a) the probability of the class, (b) the total activation of the feature map that
-is strongest in the unoccluded photo, (d) the most probable class, each for every position.
+By their letters: for every position (a) the probability of the class, (b) the total activation of
+the feature map that is strongest in the unoccluded photo and (d) the most probable class; and once,
+for the unoccluded photo, (c) that feature map projected down to the pixels.
 """
 
 from __future__ import annotations
@@ -12,13 +13,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
 import backsight
 from backsight import plots
+from backsight.cli.layer import picture, put_out
 from backsight.cli.task import Job
 from backsight.cli.words import short
+from backsight.graph import NoGraphError
 from backsight.store import save_npz, write_bytes, write_json
 
 __all__ = ["Readings"]
@@ -31,12 +35,15 @@ class Readings:
         layer: the feature maps' layer.
         channel: the one whose total activation is the largest in the unoccluded photo, chosen once.
         base: that total.
+        projection: of the feature map, (height, width, 3) RGB; None if the network's graph cannot
+            be captured.
     """
 
     def __init__(self, job: Job, layer: str, channel: int, base: float) -> None:
         self.layer = layer
         self.channel = channel
         self.base = base
+        self.projection = _projected(job, layer, channel)
         self._job = job
         self._arguments = {
             **job.places,
@@ -91,6 +98,7 @@ class Readings:
             activation=self.activation,
             probability=self.probability,
             most_probable=self.most_probable,
+            projection=self.projection,
             names={int(index): job.label(int(index)) for index in np.unique(self.most_probable)},
             title=f"{short(job.photo.path.name)}, {short(job.network.name)}",
             labels=(f"feature map {self.channel} of {short(self.layer)}", short(label)),
@@ -120,7 +128,9 @@ class Readings:
                 "layer": self.layer,
                 "channel": self.channel,
                 "activation": self.base,
+                "projected": self.projection is not None,
             },
+            "order": "RGB",
             "most_probable": [
                 {"index": index, "name": job.label(index), "positions": count}
                 for index, count in counts.most_common()
@@ -132,11 +142,26 @@ class Readings:
             "most_probable": self.most_probable,
             "boxes": self.boxes,
         }
+        if self.projection is not None:
+            arrays["projection"] = self.projection
         return {
             "png": lambda path: write_bytes(path, self._picture),
             "npz": lambda path: save_npz(path, arrays, meta),
             "json": lambda path: write_json(path, meta),
         }
+
+
+def _projected(job: Job, layer: str, channel: int) -> npt.NDArray[Any] | None:
+    """All of a feature map of the unoccluded photo, sent back by the deconvnet."""
+    network, image = job.network, job.photo.image
+    maps = put_out(network.model, layer, image)
+    signal = torch.zeros_like(maps)
+    signal[:, channel] = maps[:, channel]
+    try:
+        found = backsight.project(network.model, image, layer, [[0]], seed=signal)
+    except NoGraphError:
+        return None
+    return picture(network, found.whole(0))
 
 
 def _last_maps(model: nn.Module, image: Tensor) -> str:

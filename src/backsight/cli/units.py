@@ -84,7 +84,7 @@ def draw_units(
         raise ValueError(f"expected a folder for the --checkpoint, got {wanted.checkpoint}")
     dataset = _Pictures(Reader(source), expanded(photos))
     model, photo = dataset.reader.network.model, dataset.any()
-    chosen = _Channels(wanted.layer, put_out(dataset.reader, wanted.layer, photo), channels)
+    chosen = _Channels(wanted.layer, put_out(model, wanted.layer, photo.image), channels)
     # A search may take hours: that its winners can be projected is tried first.
     backsight.project(model, photo.image, wanted.layer, [[0, 0]], rule=wanted.rule)
     loaded = time.perf_counter()
@@ -120,7 +120,7 @@ def draw_units(
         "model": network.name,
         "layer": wanted.layer,
         "rule": wanted.rule,
-        "order": order(dataset.reader),
+        "order": order(dataset.reader.network),
         "pictures": count,
         "skipped": skipped,
         "channels": winners.report,
@@ -284,7 +284,7 @@ class _Winners:
                     unit.at = tuple(found.at[n].tolist())
                     unit.box = tuple(found.boxes[n].tolist())
                     unit.raw = array(found.pictures[n])
-                    unit.picture = picture(reader, found.crop(n))
+                    unit.picture = picture(reader.network, found.crop(n))
                     top, left, bottom, right = unit.box
                     unit.crop = batch[unit.image].pixels[top:bottom, left:right].copy()
                 bar.update(len(members))

@@ -13,11 +13,12 @@ from .fold import fold_batch_norms
 from .lower import lower
 from .node import Graph, Node, Ref
 from .packs import Packs
-from .refusals import CaptureError, RefusedError, refuse_training
+from .refusals import CaptureError, NoGraphError, RefusedError, refuse_training
 
 __all__ = [
     "CaptureError",
     "Graph",
+    "NoGraphError",
     "Node",
     "Packs",
     "Ref",

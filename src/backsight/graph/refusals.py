@@ -15,6 +15,10 @@ class CaptureError(Exception):
         return cls(f"{type(error).__name__}: {lines[0] if lines else 'no message'}"[:200])
 
 
+class NoGraphError(ValueError):
+    """The model cannot be captured, and what was asked for needs its graph."""
+
+
 class RefusedError(ValueError):
     """A model that has no score of its own for each image."""
 

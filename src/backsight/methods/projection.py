@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ..graph import Node
+from ..graph import Node, NoGraphError
 from ..graph.fields import Cells
 from ..models.call import Call, Model, Output, check_images
 from ..models.precision import alone
@@ -129,7 +129,8 @@ def project(
         A `Projection`: the units' pictures, and where they lie.
 
     Raises:
-        ValueError: an argument does not fit; the sentence says what was expected and what came.
+        ValueError: an argument does not fit, or the model cannot be captured (`NoGraphError`); the
+            sentence says what was expected and what came.
     """
     _check_choice("rule", rule, RULES)
     _check_choice("unpool", unpool, ("add", "set"))
@@ -191,7 +192,7 @@ class _Task:
         """The model's graph up to the layer, ready for the way back."""
         prepared = self._prepared()
         if prepared.graph is None:
-            raise ValueError(
+            raise NoGraphError(
                 "expected a model whose graph can be captured, for windows, got one that"
                 f" cannot ({prepared.reason}): backsight.rules works with any"
             )
