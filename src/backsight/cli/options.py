@@ -13,8 +13,9 @@ Photos = Annotated[
 Model = Annotated[
     str,
     typer.Option(
-        help="squeezenet, efficientnet-lite0, torchvision:NAME, timm:NAME, or MODULE:FACTORY, "
-        "found in the working folder too: an nn.Module or something that returns one."
+        help="squeezenet, efficientnet-lite0, vgg16-features, torchvision:NAME, timm:NAME, or "
+        "MODULE:FACTORY, found in the working folder too: an nn.Module or something that returns "
+        "one."
     ),
 ]
 Weights = Annotated[

@@ -10,6 +10,7 @@ from .efficientnet import EfficientNetLite0, efficientnet_lite0
 from .network import Network, Preprocessing, imagenet_classes
 from .own import build
 from .squeezenet11 import SqueezeNet, squeezenet
+from .vgg16 import VGG16Features, vgg16_features
 from .weights import fill, read_state
 
 __all__ = [
@@ -18,14 +19,20 @@ __all__ = [
     "Network",
     "Preprocessing",
     "SqueezeNet",
+    "VGG16Features",
     "efficientnet_lite0",
     "imagenet_classes",
     "load",
     "squeezenet",
+    "vgg16_features",
 ]
 
 #: Networks whose trained weights come in packages of their own, by name.
-TRAINED = {"squeezenet": squeezenet, "efficientnet-lite0": efficientnet_lite0}
+TRAINED = {
+    "squeezenet": squeezenet,
+    "efficientnet-lite0": efficientnet_lite0,
+    "vgg16-features": vgg16_features,
+}
 
 
 def load(
@@ -38,10 +45,11 @@ def load(
     """A network by name, from a library, or from anybody's module.
 
     Args:
-        spec: ``"squeezenet"`` or ``"efficientnet-lite0"``; ``"torchvision:NAME"`` or
-            ``"timm:NAME"``, with the library's default weights, preprocessing and class names; or
-            ``"module:factory"``: a module, found in the working folder too, and something in it
-            that is an ``nn.Module`` or returns one when called with nothing.
+        spec: ``"squeezenet"``, ``"efficientnet-lite0"`` or ``"vgg16-features"`` (no classes);
+            ``"torchvision:NAME"`` or ``"timm:NAME"``, with the library's default weights,
+            preprocessing and class names; or ``"module:factory"``: a module, found in the working
+            folder too, and something in it that is an ``nn.Module`` or returns one when called
+            with nothing.
         weights: a file with the model's state dict, read with ``weights_only=True``, in place of
             the weights that the network would come with.
         preprocessing: how the network wants its photos; unless told, the network's own way, and

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
-import pickle
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from .arrays import read_arrays, state_of
 from .network import Network, Preprocessing, imagenet_classes
 from .weights import fill
 
@@ -74,16 +71,11 @@ def squeezenet() -> Network:
         )
     folder = Path(next(iter(spec.submodule_search_locations)))
     path = folder / "example_models" / "weights" / "squeezenet_weights.pkl"
-    state: dict[str, Tensor] = {}
-    for layer, pair in _read_arrays(path).items():
-        kernel, bias = pair
-        # Height, width, in, out there; out, in, height, width here.
-        state[f"{layer.replace('/', '.')}.weight"] = _tensor(kernel.transpose(3, 2, 0, 1))
-        state[f"{layer.replace('/', '.')}.bias"] = _tensor(bias.reshape(-1))
+    state = state_of(read_arrays(path), path)
     # The weights are about to come; random ones would disturb the caller's generator.
     with torch.device("meta"):
         model = SqueezeNet()
-    fill(model, state, str(path))
+    fill(model, {name.replace("/", "."): value for name, value in state.items()}, str(path))
     return Network(
         "squeezenet",
         model.eval(),
@@ -92,45 +84,3 @@ def squeezenet() -> Network:
         ),
         imagenet_classes(),
     )
-
-
-def _tensor(array: npt.NDArray[Any]) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))
-
-
-class _ArraysOnly(pickle.Unpickler):
-    """Admits the three names that a pickled numpy array is made of, and nothing else.
-
-    A pickle can name any function to call; here it gets none that does more than fill an array.
-    """
-
-    def find_class(self, module: str, name: str) -> Any:
-        # numpy 2 moved its modules; the array itself knows where its maker is now.
-        makers = {
-            ("numpy", "ndarray"): np.ndarray,
-            ("numpy", "dtype"): np.dtype,
-            ("numpy.core.multiarray", "_reconstruct"): np.empty(0).__reduce__()[0],
-            ("numpy._core.multiarray", "_reconstruct"): np.empty(0).__reduce__()[0],
-        }
-        if (module, name) not in makers:
-            raise pickle.UnpicklingError(f"it asks for {module}.{name}, which is no array")
-        return makers[module, name]
-
-
-def _read_arrays(path: Path) -> dict[str, tuple[npt.NDArray[Any], npt.NDArray[Any]]]:
-    """``{layer: (kernel, bias)}`` from a pickle of nothing but lists, dicts and float arrays."""
-    try:
-        with open(path, "rb") as file:
-            layers = _ArraysOnly(file).load()
-    # A pickle of garbage raises nearly anything.
-    except Exception as error:
-        raise ValueError(f"cannot read the weights {path}: {error}") from error
-    if not isinstance(layers, dict) or not all(
-        isinstance(layer, str)
-        and isinstance(pair, list | tuple)
-        and [getattr(array, "ndim", None) for array in pair] == [4, 1]
-        and all(isinstance(array, np.ndarray) and array.dtype.kind == "f" for array in pair)
-        for layer, pair in layers.items()
-    ):
-        raise ValueError(f"cannot read the weights {path}: expected a kernel and a bias per layer")
-    return layers
