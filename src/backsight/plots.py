@@ -26,6 +26,7 @@ _CLASSES = 8  # so many classes get a colour of their own
 _TILE = 1.15  # inches, the side of a tile in a sheet of units
 _ROW = 2.6  # inches, the height of a row of projections
 _GAP = 0.06  # inches between tiles
+_CUT = 0.01  # the share of a projection that is drawn as strong as can be
 _EMPTY = 0.93  # the gray of a tile that shows nothing
 
 
@@ -134,7 +135,7 @@ def readings(
         probability: ``(rows, columns)`` in 0..1, of the class that is asked about.
         most_probable: ``(rows, columns)``, the index of the class that wins.
         projection: ``(H, W, 3)`` RGB of any float dtype and unit: the feature map of the photo
-            projected back. Gray is 0, and the largest |value| as bright or as dark as can be.
+            projected back. Gray is 0, and the strongest hundredth as bright or as dark as can be.
         names: what to call the classes. The first that win most often are told apart by colour.
         title: one line above the panels.
         labels: what the feature map and the class are called, below the panels.
@@ -229,7 +230,7 @@ def projections(
     """Units projected back to the pixels of one photo, a row each: the photo with the pixels that
     the unit sees outlined, those pixels, and the unit's projection.
 
-    A projection's gray is 0; its largest |value| is as bright or as dark as can be.
+    A projection's gray is 0; its strongest hundredth is as bright or as dark as can be.
 
     Args:
         photo: ``(H, W, 3)`` uint8 RGB.
@@ -294,7 +295,7 @@ def units(
     """Figure 2 of Zeiler & Fergus (arXiv:1311.2901): what excites each channel most.
 
     A row a channel and a column a picture: the pixels that excite it, and right below them their
-    projection, whose gray is 0 and whose largest |value| is as bright or as dark as can be.
+    projection, whose gray is 0 and whose strongest hundredth is as bright or as dark as can be.
 
     Args:
         crops: for each channel the crops, strongest first, each ``(h, w, 3)`` uint8 RGB. Channels
@@ -405,9 +406,15 @@ class _Sheet:
 
 
 def _shades(picture: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.float64]:
-    """A signed picture in 0..1, with 0 in the middle."""
+    """A signed picture in 0..1, with 0 in the middle.
+
+    A few dots are many times stronger than all the rest, which would be lost in gray beside them:
+    the strongest hundredth of what is not 0 is cut off.
+    """
     values = picture.astype(np.float64)
-    shades: npt.NDArray[np.float64] = 0.5 + values / (2 * (np.abs(values).max(initial=0.0) or 1.0))
+    strength = np.abs(values[values != 0])
+    most = np.quantile(strength, 1 - _CUT) if strength.size else 1.0
+    shades: npt.NDArray[np.float64] = 0.5 + np.clip(values / most, -1.0, 1.0) / 2
     return shades
 
 

@@ -16,6 +16,7 @@ from backsight.cli import parse
 from backsight.cli.files import check_folder, write_all
 from backsight.cli.layer import (
     NAMED_RULES,
+    SHADES,
     array,
     check_channels,
     check_position,
@@ -118,7 +119,7 @@ def _project(
             pictures,
             labels=[f"channel {u['channel']}: {u['activation']:.4g}, {place(u)}" for u in units],
             title=f"{short(layer)} of {short(network.name)}, {rule}",
-            note=f"{short(photo.path.name)}; gray: 0, brightest or darkest: the largest |value|",
+            note=f"{short(photo.path.name)}; {SHADES}",
         )
     )
     paths = {kind: Path(f"{stem}.deconv.{kind}") for kind in ("png", "npz", "json")}

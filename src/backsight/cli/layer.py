@@ -19,6 +19,7 @@ from backsight.zoo import Network
 
 __all__ = [
     "NAMED_RULES",
+    "SHADES",
     "array",
     "check_channels",
     "check_position",
@@ -28,6 +29,9 @@ __all__ = [
     "place",
     "put_out",
 ]
+
+#: How the figures show a projection.
+SHADES = "gray: 0, brightest or darkest: the strongest hundredth of each picture"
 
 #: The rules, the one first that is used unless told.
 NAMED_RULES = ("deconvnet", *(rule for rule in RULES if rule != "deconvnet"))

@@ -22,6 +22,7 @@ from backsight.cli import BAD_INPUT, complain, parse
 from backsight.cli.files import check_folder, write_all
 from backsight.cli.layer import (
     NAMED_RULES,
+    SHADES,
     array,
     check_channels,
     described,
@@ -346,8 +347,7 @@ class _Winners:
                 for channel, row in zip(self.channels, rows, strict=True)
             ],
             title=f"{short(wanted.layer)} of {short(network)}, {wanted.rule}",
-            note=f"the strongest of {count} pictures; gray: 0, brightest or darkest: the largest"
-            " |value|",
+            note=f"the strongest of {count} pictures; {SHADES}",
         )
 
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
