@@ -220,6 +220,33 @@ def test_positive_homogeneity(rule: str) -> None:
     assert torch.equal(each.pictures, torch.stack([two.pictures[0], one.pictures[1]]))
 
 
+def test_two_captures_serve_all_layers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And whatever changes the model asks for new ones."""
+    model, images = NETS["vgg16_gap"].build(), NETS["vgg16_gap"].images()
+    captures = []
+    export = torch.export.export
+
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        captures.append(1)
+        return export(*args, **kwargs)
+
+    monkeypatch.setattr(torch.export, "export", counted)
+
+    def picture(layer: str) -> Tensor:
+        found: Tensor = backsight.project(model, images, layer, [[0, 1]]).pictures
+        assert found.any()
+        return found
+
+    layers = list(layers_of(model, images))
+    before = {layer: picture(layer) for layer in layers[:6]}
+    assert len(captures) == 2
+    assert all(torch.equal(picture(layer), before[layer]) for layer in before)
+    with torch.no_grad():
+        next(model.parameters()).mul_(2)
+    assert not torch.equal(picture(layers[3]), before[layers[3]])
+    assert len(captures) == 3
+
+
 def test_without_relu_the_rules_agree() -> None:
     model, images = convolutions()
     found = [

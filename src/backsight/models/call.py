@@ -81,13 +81,17 @@ class Call(nn.Module):
 
     def dense(self, images: Tensor, *sides: Tensor) -> Tensor:
         """The model's output, before it is summed over a region."""
+        if self._module is not None:
+            return self._at_layer(self._module, images, sides)
+        return pick(self.run(images, *sides), self.output)
+
+    def run(self, images: Tensor, *sides: Tensor) -> Any:
+        """Whatever the model returns."""
         given = iter(sides)
         pairs = zip(self.rest, self._each, strict=True)
         arguments = [next(given) if each else rest for rest, each in pairs]
         with torch.autocast(*self.autocast) if self.autocast else contextlib.nullcontext():
-            if self._module is not None:
-                return self._at_layer(self._module, images, arguments)
-            return pick(self.model(images, *arguments), self.output)
+            return self.model(images, *arguments)
 
     def forward(self, images: Tensor, *sides: Tensor) -> Tensor:
         found = self.dense(images, *sides)
@@ -112,7 +116,7 @@ class Call(nn.Module):
         found: nn.Module = known[layer]
         return found
 
-    def _at_layer(self, module: nn.Module, images: Tensor, arguments: Sequence[Any]) -> Tensor:
+    def _at_layer(self, module: nn.Module, images: Tensor, sides: Sequence[Tensor]) -> Tensor:
         """What the layer puts out, summed or copied at once: what follows may change it."""
         kept: list[Tensor] = []
         thread = threading.get_ident()
@@ -126,7 +130,7 @@ class Call(nn.Module):
 
         handle = module.register_forward_hook(keep)
         try:
-            self.model(images, *arguments)
+            self.run(images, *sides)
         finally:
             handle.remove()
         if not kept:
@@ -140,10 +144,14 @@ class Call(nn.Module):
 
     def mark(self, marks: Marks) -> tuple[Any, ...]:
         """What else than the model and the images a captured graph depends on."""
+        region = self.regional, self.probability
+        return self.mark_of_run(marks), self.output, self.layer, self.total, region
+
+    def mark_of_run(self, marks: Marks) -> tuple[Any, ...]:
+        """What of that holds for all layers and outputs."""
         sides = tuple((tuple(s.shape[1:]), s.dtype) for s in self.sides)
         rest = tuple(map(marks.value, self.rest))
-        region = self.regional, self.probability
-        return sides, rest, self.output, self.layer, self.total, region, self.autocast
+        return sides, rest, self.autocast
 
 
 def unwrapped(model: Model) -> Model:

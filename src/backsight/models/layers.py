@@ -1,9 +1,11 @@
-"""The layers of a model that put out maps, and what their units see of the image."""
+"""The layers of a model that put out maps: what their units see of the image, and the graphs up to
+them, captured all at once.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -11,9 +13,9 @@ from torch import Tensor, nn
 
 from ..geometry import Field
 from ..graph import CaptureError, Graph, Ref, capture, receptive_field
-from .call import pick, unwrapped
+from .call import Call, pick
 
-__all__ = ["Layer", "layers_of"]
+__all__ = ["Layer", "LayerGraphs", "layers_of"]
 
 
 @dataclass(frozen=True)
@@ -44,37 +46,87 @@ def layers_of(model: nn.Module, images: Tensor) -> tuple[list[Layer], str | None
     Returns:
         The layers; and, where the model cannot be captured and no field is known, why.
     """
-    model = unwrapped(model)  # type: ignore[assignment]
-    found = _Outputs(model, images.ndim)
-    with torch.no_grad():
-        # Two images: what has no row for each is no map of an image.
-        maps = {n: v for n, v in found.of(torch.cat([images, images])).items() if len(v) == 2}
-    found.names = tuple(maps)
-    fields: list[tuple[Field, ...] | None] = [None] * len(maps)
+    call = Call(model, (), images)
+    found = _Outputs(call)
+    shapes = found.shapes(images)
     reason = None
+    fields: dict[str, tuple[Field, ...]] = {}
     try:
-        graph = capture(found, tuple(images.shape[1:]), images.dtype, images.device, within="model")
-        fields = _fields(graph, [tuple(v.shape[1:]) for v in maps.values()])
+        graphs = LayerGraphs(call, images)
+        whole = _sees_all(graphs.graph)
+        fields = {
+            name: receptive_field(graphs.graph, node)
+            for name, node in graphs.nodes.items()
+            if node not in whole
+        }
     # Whatever a model does that the graph has no place for, its layers have names and shapes.
     except Exception as error:
         reason = str(CaptureError.of(error))
-    modules = dict(model.named_modules())
+    modules = dict(found.model.named_modules())
     return [
-        Layer(name, type(modules[name]).__name__, tuple(value.shape[1:]), field)
-        for (name, value), field in zip(maps.items(), fields, strict=True)
+        Layer(name, type(modules[name]).__name__, shape, fields.get(name))
+        for name, shape in shapes.items()
     ], reason
+
+
+class LayerGraphs:
+    """A model captured once for all its layers that put out maps.
+
+    Attributes:
+        graph: of all of them.
+        nodes: the node of each layer in it, by name; layers whose maps are no node of their own are
+            missing.
+
+    Raises:
+        CaptureError, RefusedError: as `capture`.
+    """
+
+    def __init__(self, call: Call, images: Tensor) -> None:
+        outputs = _Outputs(call)
+        shapes = outputs.shapes(images)
+        outputs.names = tuple(shapes)
+        shape = tuple(images.shape[1:])
+        self.graph = graph = capture(
+            outputs, shape, images.dtype, images.device, call.sides, within="call.model"
+        )
+        totals = [ref.index for ref in graph.nodes[graph.output].args[0] if isinstance(ref, Ref)]
+        self.nodes: dict[str, int] = {}
+        for total, (name, shape) in zip(totals, shapes.items(), strict=True):
+            node = graph.nodes[graph.nodes[total].inputs[0]]
+            if node.spatial and node.shape == shape:
+                self.nodes[name] = node.index
+
+    def up_to(self, layer: str) -> Graph | None:
+        """The graph that puts out a layer's maps."""
+        if layer not in self.nodes:
+            return None
+        return replace(self.graph, output=self.nodes[layer]).without_unused()
 
 
 class _Outputs(nn.Module):
     """A model that puts out its layers: for each channel of each its total, side by side."""
 
-    def __init__(self, model: nn.Module, axes: int) -> None:
+    def __init__(self, call: Call) -> None:
         super().__init__()
-        self.model = model
-        self.axes = axes
+        self.call = call
+        self.axes = call.axes + 2
         self.names: Sequence[str] = ()
 
-    def of(self, images: Tensor) -> dict[str, Tensor]:
+    @property
+    def model(self) -> nn.Module:
+        if self.call.owner is None:
+            raise CaptureError("a function has no layers")
+        return self.call.owner
+
+    def shapes(self, images: Tensor) -> dict[str, tuple[int, ...]]:
+        """(channels, *spatial) of each layer, in the order in which they are done."""
+        # Two images: what has no row for each is no map of an image.
+        sides = [torch.cat([side[:1]] * 2) for side in self.call.sides]
+        with torch.no_grad():
+            found = self.of(torch.cat([images[:1]] * 2), *sides)
+        return {name: tuple(maps.shape[1:]) for name, maps in found.items() if len(maps) == 2}
+
+    def of(self, images: Tensor, *sides: Tensor) -> dict[str, Tensor]:
         """The layers' outputs, in the order in which they are done."""
         kept: dict[str, Tensor] = {}
 
@@ -92,27 +144,15 @@ class _Outputs(nn.Module):
 
         handles = [keep(name, module) for name, module in self.model.named_modules() if name]
         try:
-            self.model(images)
+            self.call.run(images, *sides)
         finally:
             for handle in handles:
                 handle.remove()
         return kept
 
-    def forward(self, images: Tensor) -> Tensor:
-        kept = self.of(images)
+    def forward(self, images: Tensor, *sides: Tensor) -> Tensor:
+        kept = self.of(images, *sides)
         return torch.cat([kept[name].sum(tuple(range(2, self.axes))) for name in self.names], 1)
-
-
-def _fields(graph: Graph, shapes: Sequence[tuple[int, ...]]) -> list[tuple[Field, ...] | None]:
-    """The receptive fields of the layers in a graph of `_Outputs`, whose shapes are known."""
-    totals = [ref.index for ref in graph.nodes[graph.output].args[0] if isinstance(ref, Ref)]
-    whole = _sees_all(graph)
-    found: list[tuple[Field, ...] | None] = []
-    for total, shape in zip(totals, shapes, strict=True):
-        node = graph.nodes[graph.nodes[total].inputs[0]]
-        seen = node.spatial and node.shape == shape and node.index not in whole
-        found.append(receptive_field(graph, node.index) if seen else None)
-    return found
 
 
 def _sees_all(graph: Graph) -> set[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import weakref
@@ -24,6 +25,7 @@ from ..graph import (
 )
 from .call import Call
 from .fingerprint import Marks
+from .layers import LayerGraphs
 from .scores import check_scores, scores_of
 
 #: How far a replay may lie from the model's own output of each dtype, relative to its largest
@@ -52,7 +54,18 @@ class Prepared:
     verified: bool = False
 
 
+@dataclass
+class _Layers:
+    """The layer of a model that was asked for first; all of them, once there is a second one."""
+
+    key: Any
+    first: str
+    tried: bool = False
+    graphs: LayerGraphs | None = None
+
+
 _known: weakref.WeakKeyDictionary[Any, OrderedDict[Any, Prepared]] = weakref.WeakKeyDictionary()
+_layers: weakref.WeakKeyDictionary[Any, _Layers] = weakref.WeakKeyDictionary()
 _lock = threading.RLock()
 
 
@@ -88,7 +101,10 @@ def prepare(call: Call, images: Tensor, *, lowered: bool = True) -> Prepared:
         key = state, asked
         if key not in entries:
             check_finite(model)
-            entries[key] = _captured(call, images, lowered)
+            graph = None
+            if call.layer is not None and not call.total and not lowered:
+                graph = _shared(call, images, (state, image, call.mark_of_run(marks)))
+            entries[key] = _captured(call, images, lowered, graph)
             entries[key].watched = marks.complete
         entries.move_to_end(key)
         while len(entries) > _KEPT:
@@ -101,13 +117,35 @@ def forget(call: Call) -> None:
     with _lock:
         if call.owner is not None:
             _known.pop(call.owner, None)
+            _layers.pop(call.owner, None)
 
 
-def _captured(call: Call, images: Tensor, lowered: bool) -> Prepared:
+def _shared(call: Call, images: Tensor, key: Any) -> Graph | None:
+    """The graph up to a layer out of one capture for all layers, which takes twice as long as that
+    for one: worth it from the second layer on.
+    """
+    assert call.layer is not None
+    known = _layers.get(call.owner)
+    if known is None or known.key != key:
+        _layers[call.owner] = _Layers(key, call.layer)
+        return None
+    if not known.tried and known.first != call.layer:
+        known.tried = True
+        # A model may run as far as some of its layers, and others cannot be captured.
+        with contextlib.suppress(Exception):
+            known.graphs = LayerGraphs(call, images)
+    graph = known.graphs.up_to(call.layer) if known.graphs is not None else None
+    if graph is None or not _agrees(graph, call, images, scores_of(_own(call, images), 1)):
+        return None
+    return graph
+
+
+def _captured(call: Call, images: Tensor, lowered: bool, graph: Graph | None = None) -> Prepared:
     packs = Packs()
     try:
         shape = tuple(images.shape[1:])
-        graph = capture(call, shape, images.dtype, images.device, call.sides, within="model")
+        if graph is None:
+            graph = capture(call, shape, images.dtype, images.device, call.sides, within="model")
         graph = fold_batch_norms(graph)
         graph = lower(graph, packs) if lowered else graph
     except RefusedError:
