@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 import random
+import zlib
 from typing import Any
 
 import captum.attr
@@ -60,8 +61,8 @@ def test_gradient_is_autograd_s(name: str) -> None:
     case = NETS[name]
     model, images = case.build().double(), case.images(count=2, seed=3).double()
     shapes = layers_of(model, images)
-    names = list(shapes)
-    for layer in dict.fromkeys(names[i * (len(names) - 1) // 2] for i in range(3)) if names else ():
+    # Each network at a layer somewhere; all layers of several below.
+    for layer in list(shapes)[zlib.crc32(name.encode()) % max(1, len(shapes)) :][:1]:
         units = units_of(shapes[layer], seed=1)
         found = backsight.project(model, images, layer, units, rule="gradient")
         # A unit may be beyond what reads the image; a whole layer is not.

@@ -15,18 +15,14 @@ import torch
 from torch import Tensor, nn
 
 import backsight
-from backsight.maps import TiledMaps
 from backsight.methods import occlusion as method
 from backsight.models.precision import full_precision
 from backsight.sweep.grid import grid
 from backsight.sweep.groups import Cost, group
 from backsight.sweep.plan import Machine
-from backsight.sweep.run import run_windows
 from nets import NETS, seeded
 from oracle import grid as oracle_grid
 from oracle import oracle
-
-CAPTURED = [name for name, case in NETS.items() if case.capture]
 
 
 @functools.lru_cache
@@ -36,23 +32,6 @@ def built(name: str) -> nn.Module:
 
 def sizes(name: str, window: int) -> list[int]:
     return [min(window, n) for n in NETS[name].shapes[0][1:]]
-
-
-@pytest.mark.parametrize("name", CAPTURED)
-def test_tiles_give_the_drops_of_whole_maps(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    case = NETS[name]
-    model, images = copy.deepcopy(built(name)).double(), case.images(count=2).double()
-    window = sizes(name, 11)
-    arguments: dict[str, Any] = {"window": window, "stride": [w + 6 for w in window]}
-    whole = backsight.occlusion(model, images, **arguments)
-    tiled = functools.partial(run_windows, provider=TiledMaps)
-    monkeypatch.setattr(method, "run_windows", tiled)
-    drops = backsight.occlusion(model, images, **arguments).drops
-    largest = whole.drops.abs().max()
-    assert largest > 1e-6
-    assert (drops - whole.drops).abs().max() <= 1e-10 * largest
-    _, truth = oracle(model, images, whole.boxes, 0.0)
-    assert (drops - truth).abs().max() <= 1e-9 * largest
 
 
 def test_linear_model_drop_is_a_box_sum() -> None:
