@@ -91,16 +91,26 @@ HD void pool_vectors(const Task<T, Switch>& task, int64_t from, int64_t step, in
 
 // Windows of `channels` channels, at least a vector of them, `step` elements apart in x; the last
 // vector of a window may overlap the one before. Several vectors at a time hide each other's
-// latency: those of a window, or, if it has few, those of its neighbours.
+// latency: those of a window, or, if it has few, those of its neighbours. Memory is read in its
+// order: the prefetcher makes nothing of a part of each pixel.
 template <typename T>
 HD void pool_channels(const Tasks<T, uint8_t>& tasks, int64_t channels, int64_t step) {
   constexpr int64_t kLanes = kBytes / sizeof(T);
   for (const auto& task : tasks.list) {
-    int64_t c = 0;
-    for (; channels - c >= 4 * kLanes; c += 4 * kLanes)
-      for (int64_t i = 0; i < task.windows; ++i)
-        pool_vectors<4>(task, i * step + c, kLanes, i * channels + c, kLanes, tasks.relu);
-    for (; c < channels; c += kLanes) {
+    if (channels >= 4 * kLanes) {
+      for (int64_t i = 0; i < task.windows; ++i) {
+        const int64_t from = i * step, to = i * channels;
+        int64_t c = 0;
+        for (; channels - c >= 4 * kLanes; c += 4 * kLanes)
+          pool_vectors<4>(task, from + c, kLanes, to + c, kLanes, tasks.relu);
+        for (; c < channels; c += kLanes) {
+          const int64_t q = c > channels - kLanes ? channels - kLanes : c;
+          pool_vectors<1>(task, from + q, kLanes, to + q, kLanes, tasks.relu);
+        }
+      }
+      continue;
+    }
+    for (int64_t c = 0; c < channels; c += kLanes) {
       const int64_t q = c > channels - kLanes ? channels - kLanes : c;
       int64_t i = 0;
       for (; i + 4 <= task.windows; i += 4)

@@ -196,6 +196,73 @@ void unpool_pixels(const MaxUnpoolParams& p, int64_t begin, int64_t end) {
   if (kStream) writer.finish();
 }
 
+// A contiguous x of whole maps, each value to its cell, window by window in raster order. A plane
+// is one thread's, so that nothing depends on their number; its cells become 0 just before values
+// come to them, while they are in the nearest cache.
+template <typename T>
+class PlaneScatter {
+ public:
+  explicit PlaneScatter(const MaxUnpoolParams& p) : p_(p) {
+    for (int64_t k = 0; k < cells_of(p.pool); ++k) {
+      const Cell cell = cell_of_offset(p.pool, k);
+      int64_t from = 0;
+      for (int axis = 0; axis < kAxes; ++axis)
+        from += cell.k[axis] * p.pool.dilation[axis] * p.x.stride[axis];
+      cells_.push_back(from);
+    }
+  }
+
+  // Planes [begin, end).
+  void run(int64_t begin, int64_t end) const {
+    const View &x = p_.x, &y = p_.y;
+    const int64_t count = x.size[0] * x.size[1] * x.size[2];
+    const int64_t windows = y.size[0] * y.size[1] * y.size[2];
+    for (int64_t plane = begin; plane < end; ++plane) {
+      T* const to = reinterpret_cast<T*>(x.data) + plane * count;
+      const T* from = reinterpret_cast<const T*>(y.data) + plane * windows;
+      const auto* switches = reinterpret_cast<const uint8_t*>(p_.switches.data) + plane * windows;
+      int64_t zeroed = 0;
+      const auto zero_to = [&](int64_t reached) {
+        if (reached > zeroed)
+          memset(to + zeroed, 0, static_cast<size_t>(reached - zeroed) * sizeof(T));
+        zeroed = std::max(zeroed, reached);
+      };
+      for (int64_t oz = 0; oz < y.size[0]; ++oz) {
+        const int64_t z = std::min(cell_at(p_.pool, 0, oz, p_.pool.kernel[0] - 1), x.size[0] - 1);
+        for (int64_t oy = 0; oy < y.size[1]; ++oy) {
+          const int64_t row =
+              std::min(cell_at(p_.pool, 1, oy, p_.pool.kernel[1] - 1), x.size[1] - 1);
+          const int64_t reached = (z * x.size[1] + row + 1) * x.size[2];
+          if (reached > zeroed) zero_to(std::min(std::max(reached, zeroed + kAhead), count));
+          T* const first = to + cell_at(p_.pool, 0, oz, 0) * x.stride[0] +
+                           cell_at(p_.pool, 1, oy, 0) * x.stride[1] + cell_at(p_.pool, 2, 0, 0);
+          p_.set ? scatter<true>(from, switches, first) : scatter<false>(from, switches, first);
+          from += y.size[2];
+          switches += y.size[2];
+        }
+      }
+      zero_to(count);
+    }
+  }
+
+ private:
+  static constexpr int64_t kAhead = 4096 / sizeof(T);
+
+  // A row of windows, the first cell of the first of which would be at `first`.
+  template <bool kSet>
+  void scatter(const T* from, const uint8_t* switches, T* first) const {
+    const int64_t* const cells = cells_.data();
+    const int64_t step = p_.pool.stride[2], count = p_.y.size[2];
+    for (int64_t i = 0; i < count; ++i) {
+      T* const cell = first + i * step + cells[switches[i]];
+      *cell = kSet ? from[i] : *cell + from[i];
+    }
+  }
+
+  const MaxUnpoolParams& p_;
+  std::vector<int64_t> cells_;  // elements from the first cell of a window to each of its cells
+};
+
 // A contiguous x, several planes at a time: as many as a vector has lanes. Bands of rows of the
 // planes go from memory to lanes and back.
 template <typename T, bool kStream>
@@ -529,6 +596,12 @@ void check_switches(const MaxUnpoolParams& p, int threads, Errors& errors) {
                   [&](int64_t begin, int64_t end) { errors.found(!edges.are_right(begin, end)); });
 }
 
+// Whether whole maps go back window by window: 16-bit floats are added up as floats.
+template <typename T>
+bool scatters(const MaxUnpoolParams& p, int threads) {
+  return sizeof(T) >= 4 && !p.base_index && !p.relu && p.x.n * p.x.c >= threads;
+}
+
 }  // namespace
 
 void max_unpool(const MaxUnpoolParams& p, int threads) {
@@ -551,6 +624,12 @@ void max_unpool(const MaxUnpoolParams& p, int threads) {
           p.x.n * p.x.size[0] * p.x.size[1], bytes, threads, [&](int64_t begin, int64_t end) {
             stream ? unpool_pixels<T, true>(p, begin, end) : unpool_pixels<T, false>(p, begin, end);
           });
+    } else if (scatters<T>(p, threads)) {
+      if constexpr (sizeof(T) >= 4) {
+        const PlaneScatter<T> planes(p);
+        parallel_chunks(p.x.n * p.x.c, bytes, threads,
+                        [&](int64_t begin, int64_t end) { planes.run(begin, end); });
+      }
     } else {
       const auto run = [&](const auto& planes) {
         parallel_chunks(planes.items(), bytes, threads,
