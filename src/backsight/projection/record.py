@@ -33,8 +33,30 @@ class Record:
     values: dict[int, Any] = field(default_factory=dict)
 
 
-def record(graph: Graph, images: Tensor, sides: Sequence[Tensor], keep: frozenset[int]) -> Record:
-    """Run a graph on images (batch, *input shape), keeping the values of the nodes in `keep`."""
+def rectified_pools(graph: Graph) -> dict[int, int]:
+    """The max pools that alone read the ReLU in front of them, and that ReLU."""
+    consumers = graph.consumers()
+    found = {}
+    for node in graph.nodes:
+        if isinstance(node.kind, MaxPool) and node.varies:
+            (x,) = node.inputs
+            if is_relu(graph.nodes[x]) and consumers[x] == [node.index] and x != graph.output:
+                found[node.index] = x
+    return found
+
+
+def record(
+    graph: Graph,
+    images: Tensor,
+    sides: Sequence[Tensor],
+    keep: frozenset[int],
+    fused: Mapping[int, int],
+) -> Record:
+    """Run a graph on images (batch, *input shape), keeping the values of the nodes in `keep`.
+
+    `fused`: some of its `rectified_pools`, whose ReLUs need leave nothing behind.
+    """
+    within = set(fused.values())
     done: dict[int, Any] = {}
     found = Record(images)
     given = dict(zip((graph.input, *graph.sides), (images, *sides), strict=True))
@@ -43,11 +65,15 @@ def record(graph: Graph, images: Tensor, sides: Sequence[Tensor], keep: frozense
         i = node.index
         if i in given:
             done[i] = given[i]
+        elif i in within:
+            done[i] = done[node.inputs[0]]
         elif is_relu(node) and node.varies:
             done[i], found.bits[i] = ops.relu(done[node.inputs[0]])
         elif isinstance(node.kind, MaxPool) and node.varies:
-            x, *geometry = node.args
-            done[i], found.switches[i] = ops.max_pool(done[x.index], *geometry)
+            x, kernel, stride, padding, dilation, ceil_mode = node.args
+            done[i], found.switches[i] = ops.max_pool(
+                done[x.index], kernel, stride, padding, dilation, ceil_mode, i in fused
+            )
         else:
             done[i] = node.kind.whole(node, done)
         if i in keep:

@@ -13,7 +13,7 @@ from torch import Tensor
 from .. import ops
 from ..graph import Graph, Node
 from ..graph.fields import Cells
-from .record import Record, constants, has_own_step, is_linear, record, sources
+from .record import Record, constants, has_own_step, is_linear, record, rectified_pools, sources
 from .route import Route, Windows, whole
 from .rules import Rule, norms
 from .steps import Signal, Steps
@@ -36,6 +36,8 @@ class Projector:
         self.rule = rule
         self.fixed = constants(graph)
         self.passed = norms(graph) if rule.lrn == "pass" else {}
+        # On a deconvnet's way back a ReLU asks for nothing of the way forward.
+        self.fused = rectified_pools(graph) if rule.name == "deconvnet" else {}
         self.reached = self._reached()
         self.keep = self._kept()
 
@@ -45,7 +47,7 @@ class Projector:
 
     def record(self, images: Tensor, sides: Sequence[Tensor]) -> Record:
         """Run the graph on images, keeping what the way back asks for."""
-        return record(self.graph, images, sides, self.keep)
+        return record(self.graph, images, sides, self.keep, self.fused)
 
     def _reached(self) -> frozenset[int]:
         """The nodes that a signal comes by."""
@@ -119,7 +121,7 @@ class Projector:
             windows: where the units' signals lie in each map.
         """
         nodes = self.graph.nodes
-        steps = Steps(self.graph, found, self.fixed, self.passed, self.rule, image)
+        steps = Steps(self.graph, found, self.fixed, self.passed, self.fused, self.rule, image)
         last = self.graph.output
         signals = {last: start}
         for node in reversed(nodes):

@@ -48,6 +48,7 @@ class Steps:
         record: what the images' forward pass left.
         fixed: the values of the graph's constants.
         passed: for some nodes, the only input that the signal goes to, unchanged.
+        fused: max pools that go back together with the ReLU in front, by that ReLU.
         image: (units,) the image of each unit in the record.
     """
 
@@ -57,6 +58,7 @@ class Steps:
         record: Record,
         fixed: Mapping[int, Any],
         passed: Mapping[int, int],
+        fused: Mapping[int, int],
         rule: Rule,
         image: Tensor,
     ) -> None:
@@ -65,6 +67,7 @@ class Steps:
         self.record = record
         self.fixed = fixed
         self.passed = passed
+        self.fused = fused
         self.rule = rule
         self.image = image
         self.sizes: dict[int, Any] = {}
@@ -85,7 +88,8 @@ class Steps:
             yield node.inputs[0], self._rectified(node, signal)
         elif isinstance(node.kind, kinds.MaxPool):
             (x,) = node.inputs
-            yield x, self._unpooled(node, signal, needed[x])
+            unpooled = self._unpooled(node, signal, needed[x])
+            yield self.nodes[x].inputs[0] if node.index in self.fused else x, unpooled
         elif is_activation(node) and self.rule.clamps:
             clamped = Signal(signal.value.relu(), signal.windows, signal.clean)
             if is_rectifier(node) and self.rule.name == "deconvnet":
@@ -140,6 +144,7 @@ class Steps:
             dilation,
             windows.size,
             self.rule.unpool,
+            relu=node.index in self.fused,
             base_index=self.image,
             y_at=torch.from_numpy(signal.windows.at).to(device),
             window_at=torch.from_numpy(windows.at).to(device),
