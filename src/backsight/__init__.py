@@ -3,6 +3,7 @@
 from backsight import baselines
 from backsight._version import __version__
 from backsight.config import show_config
+from backsight.explain import Deconvolution, explain_deconv
 from backsight.methods.occlusion import occlusion, plan
 from backsight.methods.projection import Projection, project
 from backsight.methods.rules import rules
@@ -11,12 +12,14 @@ from backsight.sweep.plan import Plan
 from backsight.sweep.result import Occlusion
 
 __all__ = [
+    "Deconvolution",
     "Occlusion",
     "Plan",
     "Projection",
     "TopActivations",
     "__version__",
     "baselines",
+    "explain_deconv",
     "occlusion",
     "plan",
     "project",
