@@ -1,0 +1,397 @@
+"""subpixel_deconv: transposed convolution by output phases, without inserted zeros."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import os
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from backsight.ops._launch import KEYS, is_plain
+from backsight.ops._schemas import (
+    LIBRARY,
+    check_subpixel_deconv,
+    check_subpixel_deconv_out,
+    deconv_channels_last,
+    empty_dense,
+    laid_out,
+)
+
+Ints = tuple[int, ...]
+
+#: What BACKSIGHT_DECONV may be.
+PATHS = ("auto", "phase", "direct", "torch")
+
+_CONV = {1: torch.conv1d, 2: torch.conv2d, 3: torch.conv3d}
+_CONV_TRANSPOSE = {1: torch.conv_transpose1d, 2: torch.conv_transpose2d, 3: torch.conv_transpose3d}
+
+
+class _Phase(NamedTuple):
+    """The outputs ``first + i * stride`` of one axis: a convolution of x at stride 1, whose tap m,
+    counted from the filter's end, is weight[tap + (taps - 1 - m) * step]."""
+
+    first: int  # output
+    outputs: int
+    tap: int  # the first tap of weight
+    step: int  # from tap to tap
+    taps: int  # 0: no tap of the filter ever falls on these outputs
+    start: int  # the input that output `first` meets at m = 0; may lie outside x
+    dilation: int  # inputs from tap to tap
+
+
+def _phases(n: int, k: int, stride: int, padding: int, dilation: int, size: int) -> list[_Phase]:
+    """The phases of one axis: n inputs, k taps, `size` outputs."""
+    common = math.gcd(stride, dilation)
+    phases = []
+    for first in range(min(stride, size)):
+        place = first + padding  # on the axis before it is cropped: input * stride + tap * dilation
+        tap = next((t for t in range(min(k, stride)) if (place - t * dilation) % stride == 0), k)
+        step, inputs = stride // common, dilation // common
+        taps = len(range(tap, k, step))
+        count = len(range(first, size, stride))
+        start = (place - tap * dilation) // stride - (taps - 1) * inputs
+        phases.append(_Phase(first, count, tap, step, taps, start, inputs))
+    return phases
+
+
+class _Plan(NamedTuple):
+    """What does not depend on the values: worked out once for each kind of call."""
+
+    shape: Ints  # of the result
+    strides: Ints
+    channels_last: bool  # the layout of the result
+    path: str  # that "auto" takes
+    phases: tuple[tuple[_Phase, ...], ...]  # all combinations of the axes' phases
+
+
+@lru_cache(maxsize=1024)
+def _plan(
+    dtype: torch.dtype,
+    x_shape: Ints,
+    x_stride: Ints,
+    weight_shape: Ints,
+    weight_stride: Ints,
+    bias_shape: Ints | None,
+    stride: Ints,
+    padding: Ints,
+    output_padding: Ints,
+    groups: int,
+    dilation: Ints,
+) -> _Plan:
+    """Refuses bad arguments in a sentence."""
+    x = torch.empty_strided(x_shape, x_stride, dtype=dtype, device="meta")
+    weight = torch.empty_strided(weight_shape, weight_stride, dtype=dtype, device="meta")
+    bias = None if bias_shape is None else x.new_empty(bias_shape)
+    shape = check_subpixel_deconv(
+        x, weight, bias, stride, padding, output_padding, groups, dilation
+    )
+    axes = zip(x_shape[2:], weight_shape[2:], stride, padding, dilation, shape[2:], strict=True)
+    phases = itertools.product(*(_phases(*axis) for axis in axes))
+    last = deconv_channels_last(x, weight)
+    strides = empty_dense(x, shape, last).stride()
+    return _Plan(shape, strides, last, "torch", tuple(phases))
+
+
+def _planned(x: Tensor, weight: Tensor, bias: Tensor | None, args: tuple[Any, ...]) -> _Plan:
+    if (
+        weight.dtype != x.dtype
+        or weight.device != x.device
+        or (bias is not None and (bias.dtype != x.dtype or bias.device != x.device))
+    ):
+        check_subpixel_deconv(x, weight, bias, *args)
+    stride, padding, output_padding, groups, dilation = args
+    return _plan(
+        x.dtype,
+        x.shape,
+        x.stride(),
+        weight.shape,
+        weight.stride(),
+        None if bias is None else bias.shape,
+        tuple(stride),
+        tuple(padding),
+        tuple(output_padding),
+        groups,
+        tuple(dilation),
+    )
+
+
+def _path(plan: _Plan) -> str:
+    """The path that the environment forces, or the plan's own."""
+    forced = os.environ.get("BACKSIGHT_DECONV", "auto")
+    if forced not in PATHS:
+        raise ValueError(
+            f"subpixel_deconv: expected BACKSIGHT_DECONV to be {', '.join(PATHS[:-1])} or "
+            f"{PATHS[-1]}, got {forced!r}"
+        )
+    if forced == "auto":
+        return plan.path
+    return "phase" if forced == "direct" else forced
+
+
+def _widened(
+    x: Tensor, weight: Tensor, bias: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """What torch's convolutions are given: on the CPU they would add up in float16."""
+    if x.dtype != torch.float16 or not x.is_cpu:
+        return x, weight, bias
+    return x.float(), weight.float(), None if bias is None else bias.float()
+
+
+def _by_torch(
+    x: Tensor, weight: Tensor, bias: Tensor | None, args: tuple[Any, ...], plan: _Plan, relu: bool
+) -> Tensor:
+    stride, padding, output_padding, groups, dilation = args
+    x, weight, bias = _widened(x, weight, bias)
+    if x.dim() == 3 and plan.channels_last:  # torch knows channels last from two axes on
+        y = torch.conv_transpose2d(
+            x.unsqueeze(2),
+            weight.unsqueeze(2),
+            bias,
+            (1, *stride),
+            (0, *padding),
+            (0, *output_padding),
+            groups,
+            (1, *dilation),
+        ).squeeze(2)
+    else:
+        y = _CONV_TRANSPOSE[x.dim() - 2](
+            x, weight, bias, stride, padding, output_padding, groups, dilation
+        )
+    return y.relu_() if relu else y
+
+
+def _by_phase(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    args: tuple[Any, ...],
+    plan: _Plan,
+    relu: bool,
+    out: Tensor,
+) -> Tensor:
+    """Each phase is torch's own convolution of a part of x, written to its places in `out`."""
+    stride, _, _, groups, _ = args
+    dims = x.dim() - 2
+    x, weight, bias = _widened(x, weight, bias)
+    # (groups, in / groups, out / groups, *kernel), turned to (groups, out / groups, in / groups).
+    turned = weight.unflatten(0, (groups, -1)).transpose(1, 2)
+    for phases in plan.phases:
+        places = out
+        for axis, (p, s) in enumerate(zip(phases, stride, strict=True)):
+            places = places[(slice(None),) * (axis + 2) + (slice(p.first, None, s),)]
+        if any(p.taps == 0 for p in phases):  # no tap of the filter falls here
+            value = x.new_zeros(out.shape[1]) if bias is None else bias
+            places.copy_((value.relu() if relu else value).view(-1, *[1] * dims))
+            continue
+        part, filters = x, turned
+        around: list[int] = []
+        for axis, p in enumerate(phases):
+            taps = [p.tap + m * p.step for m in range(p.taps)][::-1]
+            filters = filters.index_select(axis + 3, torch.tensor(taps, device=x.device))
+            # The inputs that are met, and how many of them lie before and after x.
+            lo, hi = p.start, p.start + p.outputs + (p.taps - 1) * p.dilation
+            first = min(max(lo, 0), x.shape[axis + 2])
+            last = min(max(hi, first), x.shape[axis + 2])
+            before = min(max(-lo, 0), hi - lo)
+            part = part.narrow(axis + 2, first, last - first)
+            around = [before, hi - lo - before - (last - first), *around]
+        if any(around):
+            part = nn.functional.pad(part, around)
+        y = _CONV[dims](
+            part, filters.flatten(0, 1), bias, 1, 0, [p.dilation for p in phases], groups
+        )
+        places.copy_(y.relu_() if relu else y)
+    return out
+
+
+def _subpixel_deconv(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    output_padding: Sequence[int],
+    groups: int,
+    dilation: Sequence[int],
+    relu: bool = False,
+    out: Tensor | None = None,
+) -> Tensor:
+    args = stride, padding, output_padding, groups, dilation
+    plan = _planned(x, weight, bias, args)
+    if _path(plan) == "torch":
+        y = _by_torch(x, weight, bias, args, plan, relu)
+        if out is not None:
+            return out.copy_(y)
+        # What has one pixel, or none, lies either way: only its strides may be others.
+        y = laid_out(y.to(x.dtype), plan.channels_last)
+        return y.as_strided(plan.shape, plan.strides)
+    if out is None:
+        out = empty_dense(x, plan.shape, plan.channels_last)
+    return _by_phase(x, weight, bias, args, plan, relu, out)
+
+
+def _subpixel_deconv_out(*args: Any, out: Tensor) -> Tensor:
+    check_subpixel_deconv_out(*args, out=out)
+    relu = args[8] if len(args) > 8 else False
+    return _subpixel_deconv(*args[:8], relu, out)  # type: ignore[call-arg]
+
+
+for _key in KEYS:
+    LIBRARY.impl("subpixel_deconv", _subpixel_deconv, _key)
+    LIBRARY.impl("subpixel_deconv.out", _subpixel_deconv_out, _key)
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    x, weight, bias, *geometry = inputs
+    relu = len(geometry) > 5 and geometry.pop()
+    ctx.save_for_backward(x, weight, *([output] if relu else []))
+    ctx.geometry = geometry
+    ctx.has_bias = bias is not None
+
+
+def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    x, weight, *rest = ctx.saved_tensors
+    if rest:  # as at torch's relu: nothing passes where the result is 0, and everything where NaN
+        grad = grad.masked_fill(rest[0] <= 0, 0)
+    stride, padding, output_padding, groups, dilation = ctx.geometry
+    wanted = [bool(w) for w in ctx.needs_input_grad[:3]]
+    found = torch.ops.aten.convolution_backward.default(
+        grad,
+        x,
+        weight,
+        [grad.shape[1]] if ctx.has_bias else None,
+        stride,
+        padding,
+        dilation,
+        True,
+        output_padding,
+        groups,
+        wanted,
+    )
+    return *(g if w else None for g, w in zip(found, wanted, strict=True)), *[None] * 6
+
+
+torch.library.register_autograd(
+    "backsight::subpixel_deconv", _backward, setup_context=_setup_context, lib=LIBRARY
+)
+
+
+def _is_plain(x: Tensor, *parameters: Tensor | None) -> bool:
+    """`is_plain` of x, and parameters that ask for nothing either."""
+    grad = torch.is_grad_enabled()
+    return is_plain(x) and all(
+        p is None
+        or (
+            type(p) in (Tensor, nn.Parameter)
+            and not (grad and p.requires_grad)
+            and not p.is_neg()
+            and not p._is_zerotensor()
+        )
+        for p in parameters
+    )
+
+
+def _geometry(
+    x: Tensor,
+    stride: Sequence[int] | None,
+    padding: Sequence[int] | None,
+    output_padding: Sequence[int] | None,
+    groups: int,
+    dilation: Sequence[int] | None,
+) -> tuple[Sequence[int], Sequence[int], Sequence[int], int, Sequence[int]]:
+    dims = max(x.dim() - 2, 1)
+    return (
+        [1] * dims if stride is None else stride,
+        [0] * dims if padding is None else padding,
+        [0] * dims if output_padding is None else output_padding,
+        groups,
+        [1] * dims if dilation is None else dilation,
+    )
+
+
+def deconv_path(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Sequence[int] | None = None,
+    padding: Sequence[int] | None = None,
+    output_padding: Sequence[int] | None = None,
+    groups: int = 1,
+    dilation: Sequence[int] | None = None,
+) -> str:
+    """The path that `subpixel_deconv` takes for these arguments, by shapes, dtype and layout:
+
+    - "phase": each output phase is a small dense convolution by torch, interleaved on write;
+    - "direct": a kernel of our own;
+    - "torch": torch's transposed convolution.
+
+    The environment variable BACKSIGHT_DECONV forces one of them, where it is one that can do the
+    case, or leaves the choice to shapes, dtype and layout ("auto", or not set).
+
+    Raises:
+        TypeError, ValueError: as `subpixel_deconv`, or a wrong value of the variable.
+    """
+    args = _geometry(x, stride, padding, output_padding, groups, dilation)
+    return _path(_planned(x, weight, bias, args))
+
+
+def subpixel_deconv(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Sequence[int] | None = None,
+    padding: Sequence[int] | None = None,
+    output_padding: Sequence[int] | None = None,
+    groups: int = 1,
+    dilation: Sequence[int] | None = None,
+    relu: bool = False,
+    *,
+    out: Tensor | None = None,
+) -> Tensor:
+    """Transposed convolution in sub-pixel form (Shi et al., "Is the deconvolution layer the same as
+    a convolutional layer?", 2016): the outputs fall into prod(stride) phases, each of which meets
+    its own taps of the filter, so each is a small dense convolution of x at stride 1, and no
+    inserted zero is ever multiplied.
+
+    The values are those of ``torch.conv_transpose1d``, ``2d`` and ``3d``: on each axis output
+    ``i * stride - padding + k * dilation`` gets x at i times tap k of the filter. Differentiable in
+    `x`, `weight` and `bias`, any number of times; with `out` it is not. `deconv_path` tells how it
+    is computed.
+
+    Args:
+        x: (B, in, *S) with D spatial axes, any strides; float64, float32, float16 or bfloat16. What
+            is 16 bits wide is added up in float32.
+        weight: (in, out / groups, *kernel), of the dtype of x.
+        bias: (out,), added to every pixel, also where no tap falls.
+        stride, dilation: D positive ints each, in pixels; 1 if not given.
+        padding: D ints, pixels cut off at both ends of each axis; 0 if not given.
+        output_padding: D ints, pixels added at the end of each axis, each below the axis's stride
+            or dilation; 0 if not given.
+        groups: groups of channels that do not see each other.
+        relu: take ``max(y, 0)`` of the result; NaN stays.
+        out: (B, out, *O) to write to. Must not overlap the inputs.
+
+    Returns:
+        (B, out, *O) with O = (S - 1) * stride - 2 * padding + (kernel - 1) * dilation +
+        output_padding + 1, channels last where x or weight is, else contiguous; or `out`.
+
+    Raises:
+        TypeError, ValueError: a wrong dtype, shape or device, no pixel left, or a wrong value of
+            BACKSIGHT_DECONV.
+        RuntimeError: a gradient is asked for with `out`.
+    """
+    args = _geometry(x, stride, padding, output_padding, groups, dilation)
+    if out is not None:
+        result: Tensor = torch.ops.backsight.subpixel_deconv.out(
+            x, weight, bias, *args, relu, out=out
+        )
+    elif _is_plain(x, weight, bias):
+        result = _subpixel_deconv(x, weight, bias, *args, relu)
+    else:
+        result = torch.ops.backsight.subpixel_deconv.default(x, weight, bias, *args, relu)
+    return result
