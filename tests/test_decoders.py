@@ -426,6 +426,23 @@ class TestPools:
         model.pool.return_indices = False
         assert torch.equal(model.pool(self.x), torch.max_pool2d(self.x, 2))
 
+    @pytest.mark.parametrize("dims", [1, 2, 3])
+    def test_pairs_of_any_axes_and_their_gradients(self, dims: int) -> None:
+        pool, unpool = (getattr(nn, f"{name}{dims}d") for name in ("MaxPool", "MaxUnpool"))
+        model = Pooled(
+            pool(2, 3, padding=1, ceil_mode=True, return_indices=True), unpool([2], 3, padding=1)
+        )
+        x = torch.randn(2, 3, *[9, 8, 7][:dims], dtype=torch.float64)
+        found = []
+        for change in (backsight.restore, backsight.accelerate):
+            change(model)
+            torch.manual_seed(0)
+            found.append(results(model, x))
+        assert isinstance(model.pool, getattr(backsight.nn, f"MaxPool{dims}dSwitches"))
+        for got, wanted in zip(found[1], found[0], strict=True):
+            assert wanted.any()
+            assert torch.equal(got, wanted)
+
     def test_looking_leaves_no_trace(self) -> None:
         model = pooled()
         model.train()

@@ -72,7 +72,8 @@ def accelerate(model: nn.Module) -> Acceleration:
     - Max pools with ``return_indices=True`` whose indices go to max unpools and nowhere else, and
       those unpools: they then pass on switches of one byte (`functional.Switches`). Only where a
       symbolic trace of the model's forward shows it, the windows do not overlap, and no hook can
-      see the indices. Called by itself, such a pool returns switches.
+      see the indices. Called by itself, such a pool returns switches. An unpool to another size
+      than was pooled puts values where the pool took them; torch counts cells in the wrong map.
 
     Modules stay the same objects and parameters the same tensors: optimisers, hooks, shared
     modules, the training flag and the state_dict are not touched. Subclasses of torch's modules are
