@@ -211,6 +211,24 @@ int64_t workspace_of_heatmap(int dtype, py::handle scores_shape, py::handle size
   return heatmap_workspace(heatmap_params(dtype, 0, 0, scores_shape, size, false, 0, 0));
 }
 
+SubpixelDeconvParams subpixel_deconv_params(int dtype, bool relu, int64_t groups, py::handle kernel,
+                                            py::handle stride, py::handle padding,
+                                            py::handle dilation, uintptr_t x, py::handle x_shape,
+                                            py::handle x_stride, uintptr_t weight, uintptr_t bias,
+                                            uintptr_t out, py::handle out_shape,
+                                            py::handle out_stride) {
+  SubpixelDeconvParams p;
+  p.dtype = static_cast<DType>(dtype);
+  p.relu = relu;
+  p.groups = groups;
+  fill_pool(p.pool, kernel, stride, padding, dilation);
+  p.x = view(x, x_shape, x_stride);
+  p.weight = reinterpret_cast<const char*>(weight);
+  p.bias = reinterpret_cast<const char*>(bias);
+  p.out = view(out, out_shape, out_stride);
+  return p;
+}
+
 // Binds `name`_cpu(threads, ...) and, if the CUDA kernels are built, `name`_cuda(stream, ...).
 template <typename Params, typename... Args>
 void def_op(py::module_& m, const std::string& name, Params (*params)(Args...),
@@ -263,4 +281,6 @@ PYBIND11_MODULE(_C, m) {
   def_op(m, "rectify", &rectify_params, &cpu::rectify, CUDA_OR_NULL(cuda::rectify));
   def_op(m, "relu", &relu_params, &cpu::relu, CUDA_OR_NULL(cuda::relu));
   def_op(m, "splice", &splice_params, &cpu::splice, CUDA_OR_NULL(cuda::splice));
+  def_op(m, "subpixel_deconv", &subpixel_deconv_params, &cpu::subpixel_deconv,
+         CUDA_OR_NULL(cuda::subpixel_deconv));
 }

@@ -12,14 +12,16 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from backsight.ops._launch import KEYS, is_plain
+from backsight.ops._launch import KEYS, is_plain, launch
 from backsight.ops._schemas import (
+    DTYPES,
     LIBRARY,
     check_subpixel_deconv,
     check_subpixel_deconv_out,
     deconv_channels_last,
     empty_dense,
     laid_out,
+    lies,
 )
 
 Ints = tuple[int, ...]
@@ -128,9 +130,7 @@ def _path(plan: _Plan) -> str:
             f"subpixel_deconv: expected BACKSIGHT_DECONV to be {', '.join(PATHS[:-1])} or "
             f"{PATHS[-1]}, got {forced!r}"
         )
-    if forced == "auto":
-        return plan.path
-    return "phase" if forced == "direct" else forced
+    return plan.path if forced == "auto" else forced
 
 
 def _widened(
@@ -143,25 +143,13 @@ def _widened(
 
 
 def _by_torch(
-    x: Tensor, weight: Tensor, bias: Tensor | None, args: tuple[Any, ...], plan: _Plan, relu: bool
+    x: Tensor, weight: Tensor, bias: Tensor | None, args: tuple[Any, ...], relu: bool
 ) -> Tensor:
     stride, padding, output_padding, groups, dilation = args
     x, weight, bias = _widened(x, weight, bias)
-    if x.dim() == 3 and plan.channels_last:  # torch knows channels last from two axes on
-        y = torch.conv_transpose2d(
-            x.unsqueeze(2),
-            weight.unsqueeze(2),
-            bias,
-            (1, *stride),
-            (0, *padding),
-            (0, *output_padding),
-            groups,
-            (1, *dilation),
-        ).squeeze(2)
-    else:
-        y = _CONV_TRANSPOSE[x.dim() - 2](
-            x, weight, bias, stride, padding, output_padding, groups, dilation
-        )
+    y = _CONV_TRANSPOSE[x.dim() - 2](
+        x, weight, bias, stride, padding, output_padding, groups, dilation
+    )
     return y.relu_() if relu else y
 
 
@@ -209,6 +197,43 @@ def _by_phase(
     return out
 
 
+def _by_kernel(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    args: tuple[Any, ...],
+    plan: _Plan,
+    relu: bool,
+    out: Tensor,
+) -> Tensor:
+    stride, padding, _, groups, dilation = args
+    weight = weight.contiguous()  # named: the copies live until the kernel has run
+    bias = None if bias is None else bias.contiguous()
+    dense = (
+        out if lies(out, plan.channels_last) else out.new_empty_strided(plan.shape, plan.strides)
+    )
+    launch(
+        "subpixel_deconv",
+        x,
+        DTYPES[x.dtype],
+        relu,
+        groups,
+        weight.shape[2:],
+        tuple(stride),
+        tuple(padding),
+        tuple(dilation),
+        x.data_ptr(),
+        x.shape,
+        x.stride(),
+        weight.data_ptr(),
+        0 if bias is None else bias.data_ptr(),
+        dense.data_ptr(),
+        plan.shape,
+        plan.strides,
+    )
+    return out if dense is out else out.copy_(dense)
+
+
 def _subpixel_deconv(
     x: Tensor,
     weight: Tensor,
@@ -223,8 +248,9 @@ def _subpixel_deconv(
 ) -> Tensor:
     args = stride, padding, output_padding, groups, dilation
     plan = _planned(x, weight, bias, args)
-    if _path(plan) == "torch":
-        y = _by_torch(x, weight, bias, args, plan, relu)
+    path = _path(plan)
+    if path == "torch":
+        y = _by_torch(x, weight, bias, args, relu)
         if out is not None:
             return out.copy_(y)
         # What has one pixel, or none, lies either way: only its strides may be others.
@@ -232,7 +258,8 @@ def _subpixel_deconv(
         return y.as_strided(plan.shape, plan.strides)
     if out is None:
         out = empty_dense(x, plan.shape, plan.channels_last)
-    return _by_phase(x, weight, bias, args, plan, relu, out)
+    run = _by_kernel if path == "direct" else _by_phase
+    return run(x, weight, bias, args, plan, relu, out)
 
 
 def _subpixel_deconv_out(*args: Any, out: Tensor) -> Tensor:
