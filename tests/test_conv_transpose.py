@@ -102,6 +102,22 @@ class TestFunctional:
         torch.testing.assert_close(got.double(), exact, rtol=0, atol=4 * step)
         assert torch.equal(mixed, got)
 
+    def test_transforms_of_torch_func(self, dims: int) -> None:
+        """Tangents, and gradients of each row."""
+        x, weight, bias = tensors(dims)
+        found = []
+        for module in (F, TF):
+
+            def run(x: Tensor, module: Any = module) -> Any:
+                return call(module, dims, x, weight, bias, 2) ** 2
+
+            _, tangent = torch.func.jvp(run, (x,), (x + 1,))
+            rows = torch.func.vmap(torch.func.grad(lambda row, run=run: run(row).sum()))(x)
+            found.append((tangent, rows))
+        for got, expected in zip(*found, strict=True):
+            assert expected.any()
+            assert torch.equal(got, expected)
+
     @pytest.mark.parametrize(
         ("wrong", "message"),
         [

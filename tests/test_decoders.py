@@ -430,7 +430,7 @@ class TestPools:
     def test_pairs_of_any_axes_and_their_gradients(self, dims: int) -> None:
         pool, unpool = (getattr(nn, f"{name}{dims}d") for name in ("MaxPool", "MaxUnpool"))
         model = Pooled(
-            pool(2, 3, padding=1, ceil_mode=True, return_indices=True), unpool([2], 3, padding=1)
+            pool(2, 3, padding=1, ceil_mode=True, return_indices=True), unpool(2, 3, padding=1)
         )
         x = torch.randn(2, 3, *[9, 8, 7][:dims], dtype=torch.float64)
         found = []

@@ -13,6 +13,7 @@ from typing import Literal, NamedTuple, overload
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from backsight import ops
 
@@ -33,6 +34,12 @@ __all__ = [
 ]
 
 Ints = int | Sequence[int]
+
+_CONV_TRANSPOSE = {
+    1: torch.conv_transpose1d,
+    2: torch.conv_transpose2d,
+    3: torch.conv_transpose3d,
+}
 
 
 class Switches(NamedTuple):
@@ -453,6 +460,10 @@ def _conv_transpose(
     groups: int,
     dilation: Ints,
 ) -> Tensor:
+    if _transformed():
+        geometry = stride, padding, output_padding, groups, dilation
+        result: Tensor = _CONV_TRANSPOSE[dims](input, weight, bias, *geometry)
+        return result
     x, alone = _batched(op, input, dims)
     device = x.device.type
     if torch.is_autocast_enabled(device):  # as torch's own, which casts all but doubles
@@ -470,6 +481,14 @@ def _conv_transpose(
         dilation=_ints(op, "dilation", dilation, dims),
     )
     return y.squeeze(0) if alone else y
+
+
+def _transformed() -> bool:
+    """Whether a transform of `torch.func` is at work, or differentiation in forward mode: the op
+    has no rules for them, and torch would take its tangents for 0."""
+    return not torch.compiler.is_compiling() and (
+        torch._C._functorch.peek_interpreter_stack() is not None or forward_ad._current_level >= 0
+    )
 
 
 def _cast(x: Tensor, dtype: torch.dtype) -> Tensor:
