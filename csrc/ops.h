@@ -224,7 +224,22 @@ struct SubpixelDeconvParams {
   View out;            // (B, O, *size), dense, contiguous or channels last
 };
 
+// The phases of a transposed convolution, each computed by itself, to their places: on each axis
+// output o is cell (o + first) / stride of phase (o + first) % stride; then bias and max(y, 0) as
+// in subpixel_deconv. With strides of 1 it only changes a layout.
+struct DeconvInterleaveParams {
+  DType dtype;  // of phases, bias and out
+  bool relu;
+  const char* phases;
+  int64_t phases_n, channel;          // elements from entry to entry, from channel to channel
+  int64_t cell[kAxes], phase[kAxes];  // from cell to cell and from phase to phase of each axis
+  int64_t stride[kAxes], first[kAxes];
+  const char* bias;  // (C,) contiguous, or null
+  View out;          // (B, C, *size), dense, contiguous or channels last
+};
+
 namespace cpu {
+void deconv_interleave(const DeconvInterleaveParams& p, int threads);
 void heatmap(const HeatmapParams& p, int threads);
 // What cuda::heatmap does, its threads one after the other, whatever `threads` is; for tests.
 void heatmap_phases(const HeatmapParams& p, int threads);

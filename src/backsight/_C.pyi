@@ -7,6 +7,23 @@ cuda_archs: str  # what the CUDA kernels are compiled for; empty: they are not b
 def cuda_info() -> tuple[int, int, str]: ...  # only if they are, like every *_cuda below
 def isa() -> str: ...
 def limit_vector_bytes(bytes: int, /) -> None: ...
+def deconv_interleave_cpu(
+    threads: int,
+    dtype: int,
+    relu: bool,
+    phases: int,
+    phases_n: int,
+    channel: int,
+    cell: Sequence[int],
+    phase: Sequence[int],
+    stride: Sequence[int],
+    first: Sequence[int],
+    bias: int,
+    out: int,
+    out_shape: Sequence[int],
+    out_stride: Sequence[int],
+    /,
+) -> None: ...
 def heatmap_cpu(
     threads: int,
     dtype: int,

@@ -14,10 +14,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from op_cases import DTYPES, deconv_case, layout, noise
+from op_cases import DTYPES, assert_same, deconv_case, layout, noise, vectors_of
 from torch import Tensor
 
-from backsight import ops
+from backsight import _C, ops
 from backsight.ops import reference
 from backsight.ops._schemas import deconv_channels_last, empty_dense
 
@@ -146,6 +146,21 @@ class TestLecture:
         torch.testing.assert_close(got, expected, rtol=1e-12, atol=1e-12)
 
 
+# Shape, weight, stride, padding, groups: several tiles, whole and cut vectors, every pattern of
+# strides, channels that fill vectors and that do not.
+WIDE = [
+    ([1, 5, 9, 150], [5, 3, 4, 4], [2, 2], [1, 1], 1),
+    ([2, 70, 7, 33], [70, 1, 7, 7], [2, 2], [3, 3], 1),
+    ([1, 6, 5, 40], [6, 3, 5, 11], [4, 4], [2, 3], 2),
+    ([1, 4, 6, 60], [4, 5, 3, 5], [3, 3], [1, 2], 1),
+    ([1, 3, 4, 9], [3, 1, 40, 40], [20, 20], [3, 7], 3),
+    ([1, 9, 1500], [9, 2, 16], [8], [4], 1),
+    ([2, 37, 6, 11], [37, 1, 4, 4], [2, 2], [1, 1], 37),
+    ([1, 64, 5, 21], [64, 1, 3, 3], [1, 1], [1, 1], 64),
+    ([1, 19, 3, 4, 9], [19, 1, 2, 3, 4], [1, 2, 2], [0, 1, 1], 19),
+]
+
+
 class TestValues:
     @given(rng=st.randoms(use_true_random=False))
     @settings(max_examples=2000, deadline=None)
@@ -195,6 +210,35 @@ class TestValues:
         ]
         assert (y.nan_to_num() >= 0).all()
         assert (y == 0).any()
+
+    @pytest.mark.parametrize("memory_format", ["contiguous", "channels_last"])
+    @pytest.mark.parametrize("dtype", DTYPES)
+    @pytest.mark.parametrize("layer", WIDE)
+    def test_every_instruction_set_and_any_threads_give_the_same_bits(
+        self,
+        layer: Any,
+        dtype: torch.dtype,
+        memory_format: str,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        monkeypatch.setenv("BACKSIGHT_DECONV", "direct")
+        shape, kernel, stride, padding, groups = layer
+        x = layout(noise(shape, dtype, 0), memory_format)
+        w, b = noise(kernel, dtype, 1), noise([kernel[1] * groups], dtype, 2)
+        dims = len(stride)
+        args = stride, padding, [0] * dims, groups, [1] * dims, True
+        case = x, w, b, *args
+        assert ops.deconv_path(*case[:-1]) == "direct"
+        assert check_case(case, "direct")
+        expected = ops.subpixel_deconv(*case)
+        threads = torch.get_num_threads()
+        for most, count in ((16, 1), (32, 3), (64, 1), (64, 4)):
+            torch.set_num_threads(count)
+            try:
+                with vectors_of(most):
+                    assert_same(ops.subpixel_deconv(*case), expected)
+            finally:
+                torch.set_num_threads(threads)
 
     def test_threads_agree(self) -> None:
         case = deconv_case(random.Random(3), torch.float32)
@@ -313,6 +357,16 @@ class TestRegistration:
         (expected,) = torch.autograd.grad(f(x).square().sum(), x)
         torch.testing.assert_close(ours, expected)
 
+    @pytest.mark.parametrize("grad", [False, True])
+    def test_autocast_casts_as_torch_does(self, args: dict[str, Any], grad: bool) -> None:
+        args["weight"].requires_grad_(grad)
+        case = *args.values(), False
+        with torch.autocast("cpu", torch.bfloat16):
+            y, expected = ops.subpixel_deconv(*case), by_torch(case)
+        assert y.dtype == expected.dtype == torch.bfloat16
+        torch.testing.assert_close(y, expected, rtol=1e-2, atol=1e-2)
+        assert (y.grad_fn is not None) == grad
+
     def test_other_devices_have_the_oracle(self, args: dict[str, Any]) -> None:
         on_meta = {k: v.to("meta") if isinstance(v, Tensor) else v for k, v in args.items()}
         assert ops.subpixel_deconv(**on_meta).shape == ops.subpixel_deconv(**args).shape
@@ -347,6 +401,37 @@ class TestPaths:
             ops.subpixel_deconv(**args)
         with pytest.raises(ValueError, match=sentence):
             self.path(args)
+
+
+@pytest.mark.skipif(not _C.cuda_archs, reason="the CUDA kernels are not built")
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU that torch can use")
+class TestOnGpu:
+    @given(rng=st.randoms(use_true_random=False))
+    @settings(max_examples=300, deadline=None)
+    def test_equals_torch(self, rng: random.Random) -> None:
+        case = deconv_case(rng)
+        path = rng.choice(PATHS)
+        moved = [v.cuda() if isinstance(v, Tensor) else v for v in case]
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("BACKSIGHT_DECONV", path)
+            y = ops.subpixel_deconv(*moved).cpu().double()
+        expected = expected_of(case)
+        assert y.shape == expected.shape
+        if y.numel() > 0:
+            eps = max(torch.finfo(case[0].dtype).eps, 1e-13)
+            assert (y - expected).abs().max() <= 100 * eps * max(1.0, expected.abs().max().item())
+
+    @pytest.mark.parametrize("dtype", DTYPES)
+    def test_the_kernels_agree(self, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Both add up in the same order, with the same roundings."""
+        monkeypatch.setenv("BACKSIGHT_DECONV", "direct")
+        x, w = noise([2, 8, 17, 20], dtype, 0), noise([8, 3, 7, 7], dtype, 1)
+        b = noise([3], dtype, 2)
+        args = [2, 3], [3, 2], [1, 0]
+        on_cpu = ops.subpixel_deconv(x, w, b, *args)
+        on_gpu = ops.subpixel_deconv(x.cuda(), w.cuda(), b.cuda(), *args)
+        assert torch.equal(on_gpu.cpu(), on_cpu)
+        assert on_cpu.abs().max() > 0
 
 
 class TestRefuses:

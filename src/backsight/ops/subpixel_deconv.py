@@ -68,7 +68,15 @@ class _Plan(NamedTuple):
     strides: Ints
     channels_last: bool  # the layout of the result
     path: str  # that "auto" takes
-    phases: tuple[tuple[_Phase, ...], ...]  # all combinations of the axes' phases
+    how: str  # that "phase" takes: "product", "joint" or "each"
+    turn: bool  # "torch" runs channels last, whatever the caller's layout is
+
+
+def _choice(
+    x: Tensor, weight: Tensor, shape: Ints, stride: Ints, groups: int, dilation: Ints
+) -> tuple[str, bool]:
+    """The path of "auto", and whether torch's runs channels last for a contiguous result."""
+    return "torch", False
 
 
 @lru_cache(maxsize=1024)
@@ -92,11 +100,17 @@ def _plan(
     shape = check_subpixel_deconv(
         x, weight, bias, stride, padding, output_padding, groups, dilation
     )
-    axes = zip(x_shape[2:], weight_shape[2:], stride, padding, dilation, shape[2:], strict=True)
-    phases = itertools.product(*(_phases(*axis) for axis in axes))
+    kernel = weight_shape[2:]
     last = deconv_channels_last(x, weight)
     strides = empty_dense(x, shape, last).stride()
-    return _Plan(shape, strides, last, "torch", tuple(phases))
+    path, turn = _choice(x, weight, shape, stride, groups, dilation)
+    how = "each"
+    if groups == 1 and max(dilation) == 1 and dtype != torch.float16:
+        how = "joint"
+        products = kernel == stride and max(output_padding) == 0 and dtype != torch.bfloat16
+        if products and not last and x.is_contiguous():
+            how = "product"
+    return _Plan(shape, strides, last, path, how, turn)
 
 
 def _planned(x: Tensor, weight: Tensor, bias: Tensor | None, args: tuple[Any, ...]) -> _Plan:
@@ -143,17 +157,22 @@ def _widened(
 
 
 def _by_torch(
-    x: Tensor, weight: Tensor, bias: Tensor | None, args: tuple[Any, ...], relu: bool
+    x: Tensor, weight: Tensor, bias: Tensor | None, args: tuple[Any, ...], plan: _Plan, relu: bool
 ) -> Tensor:
     stride, padding, output_padding, groups, dilation = args
     x, weight, bias = _widened(x, weight, bias)
+    turn = plan.turn and x.is_cpu
+    if turn:
+        x = _turned(x)
     y = _CONV_TRANSPOSE[x.dim() - 2](
         x, weight, bias, stride, padding, output_padding, groups, dilation
     )
+    if turn and lies(y, True):
+        return _turned_back(y, relu)
     return y.relu_() if relu else y
 
 
-def _by_phase(
+def _by_each(
     x: Tensor,
     weight: Tensor,
     bias: Tensor | None,
@@ -163,12 +182,15 @@ def _by_phase(
     out: Tensor,
 ) -> Tensor:
     """Each phase is torch's own convolution of a part of x, written to its places in `out`."""
-    stride, _, _, groups, _ = args
+    stride, padding, _, groups, dilation = args
     dims = x.dim() - 2
     x, weight, bias = _widened(x, weight, bias)
     # (groups, in / groups, out / groups, *kernel), turned to (groups, out / groups, in / groups).
     turned = weight.unflatten(0, (groups, -1)).transpose(1, 2)
-    for phases in plan.phases:
+    axes = zip(
+        x.shape[2:], weight.shape[2:], stride, padding, dilation, plan.shape[2:], strict=True
+    )
+    for phases in itertools.product(*(_phases(*axis) for axis in axes)):
         places = out
         for axis, (p, s) in enumerate(zip(phases, stride, strict=True)):
             places = places[(slice(None),) * (axis + 2) + (slice(p.first, None, s),)]
@@ -195,6 +217,157 @@ def _by_phase(
         )
         places.copy_(y.relu_() if relu else y)
     return out
+
+
+def _interleave(
+    phases: Tensor,
+    strides: tuple[int, int, Ints, Ints],
+    stride: Ints,
+    first: Ints,
+    bias: Tensor | None,
+    relu: bool,
+    out: Tensor,
+) -> None:
+    """strides: elements from entry to entry and from channel to channel, and of each axis from
+    cell to cell and from phase to phase."""
+    launch(
+        "deconv_interleave",
+        out,
+        DTYPES[out.dtype],
+        relu,
+        phases.data_ptr(),
+        *strides,
+        stride,
+        first,
+        0 if bias is None else bias.data_ptr(),
+        out.data_ptr(),
+        out.shape,
+        out.stride(),
+    )
+
+
+def _turned(x: Tensor) -> Tensor:
+    """x channels last."""
+    if lies(x, True):
+        return x
+    if not x.is_contiguous() or x.dtype not in DTYPES or x.numel() == 0:
+        return laid_out(x, True)
+    batch, channels, *size = x.shape
+    pixels = math.prod(size)
+    result = empty_dense(x, x.shape, True)
+    # Its pixels are channels, and its channels are a line of cells, to the kernel.
+    flat = result.as_strided((batch, pixels, channels), (pixels * channels, channels, 1))
+    _interleave(x, (x.stride(0), 1, (pixels,), (0,)), (1,), (0,), None, False, flat)
+    return result
+
+
+def _turned_back(y: Tensor, relu: bool) -> Tensor:
+    """y, whose channels are last, contiguous."""
+    result = y.new_empty(y.shape)
+    dims = y.dim() - 2
+    strides = (y.stride(0), 1, y.stride()[2:], (0,) * dims)
+    _interleave(y, strides, (1,) * dims, (0,) * dims, None, relu, result)
+    return result
+
+
+def _steps(*sizes: int) -> Ints:
+    """The strides of a dense array of these sizes."""
+    return tuple(math.prod(sizes[i + 1 :]) for i in range(len(sizes)))
+
+
+def _by_product(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: Ints,
+    padding: Ints,
+    relu: bool,
+    out: Tensor,
+) -> None:
+    """Where stride and kernel are the same every output meets one input: all phases are one product
+    of matrices."""
+    size = x.shape[2:]
+    pixels, taps, channels = math.prod(size), math.prod(stride), weight.shape[1]
+    y = torch.matmul(weight.flatten(1).t(), x.flatten(2))  # (B, out * taps, pixels)
+    strides = (
+        channels * taps * pixels,
+        taps * pixels,
+        _steps(*size),
+        tuple(n * pixels for n in _steps(*stride)),
+    )
+    _interleave(y, strides, stride, padding, bias, relu, out)
+
+
+def pack_deconv(weight: Tensor, stride: Sequence[int]) -> Tensor:
+    """The filter's phases as one filter at stride 1: (prod(stride) * out, in, *taps), channels
+    last, flipped, and filled with zeros where a phase has fewer taps. One group, no dilation."""
+    dims = weight.dim() - 2
+    kernel = weight.shape[2:]
+    missing = [-k % s for k, s in zip(kernel, stride, strict=True)]
+    if any(missing):
+        weight = nn.functional.pad(weight, [n for m in missing[::-1] for n in (0, m)])
+    sizes = [(-(-k // s), s) for k, s in zip(kernel, stride, strict=True)]
+    weight = weight.reshape(*weight.shape[:2], *(n for pair in sizes for n in pair))
+    taps, phases = range(2, 2 + 2 * dims, 2), range(3, 3 + 2 * dims, 2)
+    packed = weight.permute(*phases, 1, *taps, 0).flip([*range(dims + 1, 2 * dims + 1)])
+    return packed.flatten(0, dims).contiguous().movedim(-1, 1)
+
+
+def _by_joint(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: Ints,
+    padding: Ints,
+    relu: bool,
+    out: Tensor,
+) -> None:
+    """All phases as one convolution with prod(stride) times the output channels."""
+    x, packed = _turned(x), pack_deconv(weight, stride)
+    channels, phases = out.shape[1], math.prod(stride)
+    around, first = [], []
+    axes = zip(x.shape[2:], out.shape[2:], packed.shape[2:], stride, padding, strict=True)
+    for n, size, taps, s, p in axes:
+        # Cell a of a phase meets inputs a - taps + 1 to a.
+        pad = max(taps - 1 - p // s, (size - 1 + p) // s - (n - 1), 0)
+        around.append(pad)
+        first.append(p + (pad - taps + 1) * s)
+    if bias is not None:
+        bias = bias.repeat(phases)
+    if x.dim() == 3:  # torch knows channels last from two axes on
+        y = torch.conv2d(x.unsqueeze(2), packed.unsqueeze(2), bias, 1, [0, *around]).squeeze(2)
+    else:
+        y = _CONV[x.dim() - 2](x, packed, bias, 1, around)
+    y = laid_out(y, True)
+    cells = y.shape[2:]
+    strides = (
+        math.prod(cells) * phases * channels,
+        1,
+        tuple(n * phases * channels for n in _steps(*cells)),
+        tuple(n * channels for n in _steps(*stride)),
+    )
+    _interleave(y, strides, stride, tuple(first), None, relu, out)
+
+
+def _by_phase(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    args: tuple[Any, ...],
+    plan: _Plan,
+    relu: bool,
+    out: Tensor,
+) -> Tensor:
+    if plan.how == "each" or not x.is_cpu or out.numel() == 0:
+        return _by_each(x, weight, bias, args, plan, relu, out)
+    stride, padding, *_ = args
+    run = _by_product if plan.how == "product" else _by_joint
+    bias = None if bias is None else bias.contiguous()
+    dense = (
+        out if lies(out, plan.channels_last) else out.new_empty_strided(plan.shape, plan.strides)
+    )
+    run(x, weight, bias, tuple(stride), tuple(padding), relu, dense)
+    return out if dense is out else out.copy_(dense)
 
 
 def _by_kernel(
@@ -250,7 +423,7 @@ def _subpixel_deconv(
     plan = _planned(x, weight, bias, args)
     path = _path(plan)
     if path == "torch":
-        y = _by_torch(x, weight, bias, args, relu)
+        y = _by_torch(x, weight, bias, args, plan, relu)
         if out is not None:
             return out.copy_(y)
         # What has one pixel, or none, lies either way: only its strides may be others.
@@ -308,18 +481,48 @@ torch.library.register_autograd(
 )
 
 
-def _is_plain(x: Tensor, *parameters: Tensor | None) -> bool:
+def _autocast(device: str) -> None:
+    """Under autocast x, weight and bias are cast as torch casts those of its own convolutions."""
+    key = getattr(torch._C.DispatchKey, f"Autocast{device.upper()}")
+    keys = torch._C.DispatchKeySet(key)
+
+    def cast(x: Tensor | None) -> Tensor | None:
+        if x is None or not x.is_floating_point() or x.dtype == torch.float64:
+            return x
+        return x.to(torch.get_autocast_dtype(device))
+
+    def call(x: Tensor, weight: Tensor, bias: Tensor | None, *geometry: Any) -> Tensor:
+        with torch._C._ExcludeDispatchKeyGuard(keys):
+            result: Tensor = torch.ops.backsight.subpixel_deconv.default(
+                cast(x), cast(weight), cast(bias), *geometry
+            )
+            return result
+
+    LIBRARY.impl("subpixel_deconv", call, f"Autocast{device.upper()}")
+
+
+for _device in ("cpu", "cuda"):
+    _autocast(_device)
+
+
+def _asks_nothing(x: Tensor, grad: bool) -> bool:
+    """Whether a parameter asks for nothing of torch's dispatcher beyond `is_plain`."""
+    return (
+        (type(x) is nn.Parameter or type(x) is Tensor)
+        and not (grad and x.requires_grad)
+        and not x.is_neg()
+        and not x._is_zerotensor()
+    )
+
+
+def _is_plain(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
     """`is_plain` of x, and parameters that ask for nothing either."""
     grad = torch.is_grad_enabled()
-    return is_plain(x) and all(
-        p is None
-        or (
-            type(p) in (Tensor, nn.Parameter)
-            and not (grad and p.requires_grad)
-            and not p.is_neg()
-            and not p._is_zerotensor()
-        )
-        for p in parameters
+    return (
+        is_plain(x)
+        and _asks_nothing(weight, grad)
+        and (bias is None or _asks_nothing(bias, grad))
+        and not torch.is_autocast_enabled(x.device.type)
     )
 
 
