@@ -465,11 +465,6 @@ def _conv_transpose(
         result: Tensor = _CONV_TRANSPOSE[dims](input, weight, bias, *geometry)
         return result
     x, alone = _batched(op, input, dims)
-    device = x.device.type
-    if torch.is_autocast_enabled(device):  # as torch's own, which casts all but doubles
-        dtype = torch.get_autocast_dtype(device)
-        x, weight = _cast(x, dtype), _cast(weight, dtype)
-        bias = None if bias is None else _cast(bias, dtype)
     y = ops.subpixel_deconv(
         x,
         weight,
@@ -489,10 +484,6 @@ def _transformed() -> bool:
     return not torch.compiler.is_compiling() and (
         torch._C._functorch.peek_interpreter_stack() is not None or forward_ad._current_level >= 0
     )
-
-
-def _cast(x: Tensor, dtype: torch.dtype) -> Tensor:
-    return x.to(dtype) if x.is_floating_point() and x.dtype != torch.float64 else x
 
 
 def conv_transpose1d(
