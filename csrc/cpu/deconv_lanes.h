@@ -122,11 +122,14 @@ HD void deconv_columns(const Strip<W>& s, int64_t o) {
 
 template <typename W, int kOut, int kPattern>
 void deconv_strip(const Strip<W>& s, int64_t columns) {
+  constexpr int64_t kLanes = kLanesOf<W>;
   constexpr int kQ = kOut == 1 ? 8 : kOut <= 3 ? 4 : 3;
   int64_t o = 0;
-  for (; o + kQ * kLanesOf<W> <= columns; o += kQ * kLanesOf<W>)
-    deconv_columns<W, kOut, kQ, kPattern>(s, o);
-  for (; o < columns; o += kLanesOf<W>) deconv_columns<W, kOut, 1, kPattern>(s, o);
+  for (; o + kQ * kLanes <= columns; o += kQ * kLanes) deconv_columns<W, kOut, kQ, kPattern>(s, o);
+  if (kOut == 1)
+    for (; o + 3 * kLanes < columns; o += 4 * kLanes) deconv_columns<W, kOut, 4, kPattern>(s, o);
+  for (; o + kLanes < columns; o += 2 * kLanes) deconv_columns<W, kOut, 2, kPattern>(s, o);
+  for (; o < columns; o += kLanes) deconv_columns<W, kOut, 1, kPattern>(s, o);
 }
 
 template <typename W, int kPattern>
@@ -172,7 +175,58 @@ HD void repeat_cells(const W* cells, W* to, int64_t length, int64_t stride, int6
   }
 }
 
-// Tiles [begin, end) of the output.
+// The rows of x that some output rows meet.
+struct MetRows {
+  Taps z;
+  int64_t lo, held;                        // along the height: the first, and how many
+  std::vector<int64_t> row_at, filter_at;  // of all output rows, see Strip
+  std::vector<int64_t> begin;              // of each output row in these
+
+  // `length` values are held of each row of x, and `taps` values of each row of the filter.
+  void find(const SubpixelDeconvParams& p, int64_t oz, int64_t top, int64_t bottom, int64_t length,
+            int64_t taps) {
+    const Pool& pool = p.pool;
+    z = taps_at(p, 0, oz);
+    int64_t hi = -1;
+    lo = p.x.size[1];
+    for (int64_t oy = top; oy < bottom; ++oy) {
+      const Taps y = taps_at(p, 1, oy);
+      if (y.count == 0) continue;
+      lo = min64(lo, y.input - (y.count - 1) * pool.window_step[1]);
+      hi = max64(hi, y.input);
+    }
+    held = max64(hi - lo + 1, 0);
+    row_at.clear();
+    filter_at.clear();
+    begin.assign(1, 0);
+    for (int64_t oy = top; oy < bottom; ++oy) {
+      const Taps y = taps_at(p, 1, oy);
+      for (int64_t jz = 0; jz < z.count; ++jz) {
+        const int64_t kz = z.first + jz * pool.cell_step[0];
+        for (int64_t jy = 0; jy < y.count; ++jy) {
+          const int64_t ky = y.first + jy * pool.cell_step[1];
+          const int64_t row = y.input - jy * pool.window_step[1] - lo;
+          row_at.push_back((jz * held + row) * length);
+          filter_at.push_back((kz * pool.kernel[1] + ky) * taps);
+        }
+      }
+      begin.push_back(static_cast<int64_t>(row_at.size()));
+    }
+  }
+};
+
+// Values of kMostOut channels to where their channels lie side by side.
+template <typename T>
+HD void store_pixels(const Widened<T>* from, int64_t stride, T* to, int64_t step, int64_t count) {
+  for (int64_t i = 0; i < count; ++i) {
+    T pixel[kMostOut];
+#pragma GCC unroll 4
+    for (int64_t k = 0; k < kMostOut; ++k) backsight::store(from[k * stride + i], &pixel[k]);
+    memcpy(to + i * step, pixel, sizeof(pixel));
+  }
+}
+
+// Tiles [begin, end) of the output, those of all groups one after the other.
 template <typename T>
 void deconv_tiles(const SubpixelDeconvParams& p, const DeconvTiles<Widened<T>>& tiles,
                   int64_t begin, int64_t end) {
@@ -184,48 +238,40 @@ void deconv_tiles(const SubpixelDeconvParams& p, const DeconvTiles<Widened<T>>& 
   std::vector<W> rows(static_cast<size_t>(tiles.into * slices * tiles.most_rows * tiles.length));
   std::vector<W> cells(static_cast<size_t>(tiles.length + kBytes));
   std::vector<W> result(static_cast<size_t>(kMostOut * (tiles.width + kBytes)));
-  std::vector<W> bias(kMostOut);
-  std::vector<int64_t> row_at, filter_at;
+  W bias[kMostOut];
+  MetRows met;
+  int64_t met_place = -1;
   const bool direct = sizeof(T) == sizeof(W) && out.stride[2] == 1;
 
   for (int64_t task = begin; task < end; ++task) {
-    int64_t rest = task;
+    const int64_t group = task % p.groups, place = task / p.groups;
+    int64_t rest = place;
     const int64_t first = rest % tiles.across * tiles.width;
     rest /= tiles.across;
     const int64_t top = rest % tiles.down * tiles.height;
     rest /= tiles.down;
-    const int64_t oz = rest % out.size[0];
-    rest /= out.size[0];
-    const int64_t group = rest % p.groups, n = rest / p.groups;
+    const int64_t oz = rest % out.size[0], n = rest / out.size[0];
     const int64_t columns = min64(tiles.width, out.size[2] - first);
     const int64_t bottom = min64(top + tiles.height, out.size[1]);
-
-    const Taps z = taps_at(p, 0, oz);
-    int64_t lo = x.size[1], hi = -1;  // the rows of x that are met
-    for (int64_t oy = top; oy < bottom; ++oy) {
-      const Taps y = taps_at(p, 1, oy);
-      if (y.count == 0) continue;
-      lo = min64(lo, y.input - (y.count - 1) * pool.window_step[1]);
-      hi = max64(hi, y.input);
-    }
-    const int64_t held = max64(hi - lo + 1, 0);
-    const int64_t slice = held * tiles.length, channel = z.count * slice;
+    if (place != met_place) met.find(p, oz, top, bottom, tiles.length, taps * tiles.pattern);
+    met_place = place;
+    const int64_t slice = met.held * tiles.length, channel = met.z.count * slice;
 
     // Columns of x, each `stride` times: column o of the tile and tap m meet value
     // o + (taps - 1 - m) * stride.
-    const int64_t place = first + pool.padding[2];
-    const int64_t first_cell = place / stride - (taps - 1), skipped = place % stride;
+    const int64_t column = first + pool.padding[2];
+    const int64_t first_cell = column / stride - (taps - 1), skipped = column % stride;
     const int64_t length = columns + (taps - 1) * stride;
     const int64_t count = (skipped + length + stride - 1) / stride;
     const int64_t before = min64(max64(-first_cell, 0), count);
     const int64_t after = max64(min64(x.size[2] - first_cell, count), before);
     for (int64_t i = 0; i < tiles.into; ++i) {
-      for (int64_t jz = 0; jz < z.count; ++jz) {
-        for (int64_t row = 0; row < held; ++row) {
+      for (int64_t jz = 0; jz < met.z.count; ++jz) {
+        for (int64_t row = 0; row < met.held; ++row) {
           const T* const from = reinterpret_cast<const T*>(x.data) + n * x.stride_n +
                                 (group * tiles.into + i) * x.stride_c +
-                                (z.input - jz * pool.window_step[0]) * x.stride[0] +
-                                (lo + row) * x.stride[1] + first_cell * x.stride[2];
+                                (met.z.input - jz * pool.window_step[0]) * x.stride[0] +
+                                (met.lo + row) * x.stride[1] + first_cell * x.stride[2];
           W* const to = rows.data() + i * channel + jz * slice + row * tiles.length;
           W* const line = stride == 1 ? to : cells.data();
           for (int64_t c = 0; c < before; ++c) line[c] = 0;
@@ -252,36 +298,30 @@ void deconv_tiles(const SubpixelDeconvParams& p, const DeconvTiles<Widened<T>>& 
     strip.taps = taps;
     strip.stride = stride;
     strip.phase = first % stride;
-    strip.room = direct ? columns : tiles.width + kBytes;
+    strip.out_channel = direct ? out.stride_c : tiles.width + kBytes;
+    strip.room = direct ? columns : strip.out_channel;
     strip.relu = p.relu;
-    strip.bias = p.bias ? bias.data() : nullptr;
-    for (int64_t oy = top; oy < bottom; ++oy) {
-      const Taps y = taps_at(p, 1, oy);
-      row_at.clear();
-      filter_at.clear();
-      for (int64_t jz = 0; jz < z.count; ++jz) {
-        const int64_t kz = z.first + jz * pool.cell_step[0];
-        for (int64_t jy = 0; jy < y.count; ++jy) {
-          const int64_t ky = y.first + jy * pool.cell_step[1];
-          row_at.push_back(jz * slice + (y.input - jy * pool.window_step[1] - lo) * tiles.length);
-          filter_at.push_back((kz * pool.kernel[1] + ky) * taps * tiles.pattern);
-        }
-      }
-      strip.row_at = row_at.data();
-      strip.filter_at = filter_at.data();
-      strip.count = static_cast<int64_t>(row_at.size());
-      for (int64_t c = 0; c < tiles.onto; c += kMostOut) {
-        const int64_t outs = min64(kMostOut, tiles.onto - c), o = group * tiles.onto + c;
-        if (p.bias)
-          for (int64_t k = 0; k < outs; ++k)
-            bias[k] = widen(reinterpret_cast<const T*>(p.bias)[o + k]);
-        strip.filter = tiles.weights.data() + o * strip.filter_out;
+    strip.bias = p.bias ? bias : nullptr;
+    for (int64_t c = 0; c < tiles.onto; c += kMostOut) {
+      const int64_t outs = min64(kMostOut, tiles.onto - c), o = group * tiles.onto + c;
+      if (p.bias)
+        for (int64_t k = 0; k < outs; ++k)
+          bias[k] = widen(reinterpret_cast<const T*>(p.bias)[o + k]);
+      strip.filter = tiles.weights.data() + o * strip.filter_out;
+      for (int64_t oy = top; oy < bottom; ++oy) {
+        const int64_t at = met.begin[oy - top];
+        strip.row_at = met.row_at.data() + at;
+        strip.filter_at = met.filter_at.data() + at;
+        strip.count = met.begin[oy - top + 1] - at;
         T* const to = reinterpret_cast<T*>(out.data) + n * out.stride_n + o * out.stride_c +
                       oz * out.stride[0] + oy * out.stride[1] + first * out.stride[2];
         strip.out = direct ? reinterpret_cast<W*>(to) : result.data();
-        strip.out_channel = direct ? out.stride_c : tiles.width + kBytes;
         deconv_strip(strip, outs, columns);
         if (direct) continue;
+        if (outs == kMostOut && out.stride_c == 1) {
+          store_pixels<T>(result.data(), strip.out_channel, to, out.stride[2], columns);
+          continue;
+        }
         for (int64_t k = 0; k < outs; ++k) {
           const W* const from = result.data() + k * strip.out_channel;
           T* const row = to + k * out.stride_c;

@@ -162,7 +162,10 @@ void tiled(const SubpixelDeconvParams& p, int threads) {
   tiles.length = ceil_divide(std::min(tiles.width, out.size[2]), lanes) * lanes + reach + 2 * lanes;
   const int64_t others = out.n * p.groups * out.size[0] * tiles.across;
   tiles.height = least;
-  while (tiles.height < out.size[1] &&
+  // Where groups share the lines of the output, a tile's pixels stay in the cache for all of them.
+  const bool shared = p.groups > 1 && channels_last(out);
+  const int64_t row = std::min(tiles.width, out.size[2]) * out.c;
+  while (tiles.height < out.size[1] && (!shared || (tiles.height + least) * row <= kBudget) &&
          maps * rows_for(tiles.height + least) * tiles.length <= kBudget &&
          others * ceil_divide(out.size[1], tiles.height + least) >= 4 * threads)
     tiles.height = std::min(tiles.height + least, out.size[1]);

@@ -72,11 +72,43 @@ class _Plan(NamedTuple):
     turn: bool  # "torch" runs channels last, whatever the caller's layout is
 
 
+# Channels of a group up to which our own kernel is the faster one.
+_NARROW = 8
+# Output channels up to which a filter's phases fill the vectors that one phase would not.
+_FEW = 4
+
+
 def _choice(
-    x: Tensor, weight: Tensor, shape: Ints, stride: Ints, groups: int, dilation: Ints
+    dtype: torch.dtype,
+    size: Ints,
+    weight: Ints,
+    stride: Ints,
+    groups: int,
+    dilation: Ints,
+    outputs: int,
+    channels_last: bool,
 ) -> tuple[str, bool]:
-    """The path of "auto", and whether torch's runs channels last for a contiguous result."""
-    return "torch", False
+    """The path of "auto" on the CPU, and whether torch's runs channels last for a contiguous
+    result. Measured: see bench/NOTES.md."""
+    into, onto, *kernel = weight[0] // groups, *weight[1:]
+    own = dilation[-1] == 1 or kernel[-1] == 1  # else our kernel goes pixel by pixel
+    if groups > 1:
+        return ("direct" if own and max(into, onto) <= _NARROW else "torch"), False
+    dims, pixels = len(size), math.prod(size)
+    spread = max(stride) > 1
+    joint = max(dilation) == 1 and dtype not in (torch.float64, torch.float16)
+    if onto <= _FEW:
+        if joint and spread and dims > 1:
+            return "phase", False
+        if own and (spread or not channels_last):
+            return "direct", False
+    if dtype == torch.float32 and channels_last and dims == 1 and joint and spread:
+        return ("phase" if 16 * math.prod(weight) <= outputs else "torch"), False
+    if dtype != torch.float32 or channels_last or dims == 1:
+        return "torch", False
+    if tuple(kernel) == stride:
+        return ("phase" if pixels >= 784 and joint else "torch"), False
+    return "torch", pixels >= (256 if dims == 2 else 4096)
 
 
 @lru_cache(maxsize=1024)
@@ -92,6 +124,7 @@ def _plan(
     output_padding: Ints,
     groups: int,
     dilation: Ints,
+    on_cpu: bool,
 ) -> _Plan:
     """Refuses bad arguments in a sentence."""
     x = torch.empty_strided(x_shape, x_stride, dtype=dtype, device="meta")
@@ -103,7 +136,10 @@ def _plan(
     kernel = weight_shape[2:]
     last = deconv_channels_last(x, weight)
     strides = empty_dense(x, shape, last).stride()
-    path, turn = _choice(x, weight, shape, stride, groups, dilation)
+    path, turn = "torch", False
+    if on_cpu:
+        geometry = x_shape[2:], weight_shape, stride, groups, dilation
+        path, turn = _choice(dtype, *geometry, math.prod(shape), last)
     how = "each"
     if groups == 1 and max(dilation) == 1 and dtype != torch.float16:
         how = "joint"
@@ -133,6 +169,7 @@ def _planned(x: Tensor, weight: Tensor, bias: Tensor | None, args: tuple[Any, ..
         tuple(output_padding),
         groups,
         tuple(dilation),
+        x.is_cpu,
     )
 
 
@@ -427,7 +464,8 @@ def _subpixel_deconv(
         if out is not None:
             return out.copy_(y)
         # What has one pixel, or none, lies either way: only its strides may be others.
-        y = laid_out(y.to(x.dtype), plan.channels_last)
+        y = y.to(x.dtype)
+        y = _turned(y) if plan.channels_last and y.is_cpu else laid_out(y, plan.channels_last)
         return y.as_strided(plan.shape, plan.strides)
     if out is None:
         out = empty_dense(x, plan.shape, plan.channels_last)
