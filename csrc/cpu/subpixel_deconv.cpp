@@ -151,8 +151,8 @@ void tiled(const SubpixelDeconvParams& p, int threads) {
   const int64_t maps = tiles.into * phase_taps(pool, 0);
   const int64_t reach = (tiles.taps - 1) * stride;
   const auto rows_for = [&](int64_t height) {
-    return std::min(p.x.size[1], (height - 1) / pool.stride[1] + 2 +
-                                     (phase_taps(pool, 1) - 1) * pool.window_step[1]);
+    const int64_t span = (pool.kernel[1] - 1) * pool.dilation[1];
+    return std::min(p.x.size[1], (height - 1 + span) / pool.stride[1] + 2);
   };
   const int64_t block = 8 * lanes, least = std::min(pool.stride[1], out.size[1]);
   const int64_t fit = kBudget / std::max(int64_t{1}, maps * rows_for(least)) - reach;

@@ -77,6 +77,9 @@ _NARROW = 8
 # Output channels up to which a filter's phases fill the vectors that one phase would not.
 _FEW = 4
 
+# Products in a call that takes no time, so that the least overhead decides.
+_TINY = 1 << 13
+
 
 def _choice(
     dtype: torch.dtype,
@@ -92,15 +95,19 @@ def _choice(
     result. Measured: see bench/NOTES.md."""
     into, onto, *kernel = weight[0] // groups, *weight[1:]
     own = dilation[-1] == 1 or kernel[-1] == 1  # else our kernel goes pixel by pixel
+    if own and outputs * into * math.prod(kernel) <= _TINY * math.prod(stride):
+        return "direct", False
     if groups > 1:
-        return ("direct" if own and max(into, onto) <= _NARROW else "torch"), False
+        # torch's bfloat16 is slow for single channels alone.
+        narrow = 1 if dtype == torch.bfloat16 else _NARROW
+        return ("direct" if own and max(into, onto) <= narrow else "torch"), False
     dims, pixels = len(size), math.prod(size)
     spread = max(stride) > 1
     joint = max(dilation) == 1 and dtype not in (torch.float64, torch.float16)
     if onto <= _FEW:
         if joint and spread and dims > 1:
             return "phase", False
-        if own and (spread or not channels_last):
+        if own and dtype != torch.float64 and (spread or not channels_last):
             return "direct", False
     if dtype == torch.float32 and channels_last and dims == 1 and joint and spread:
         return ("phase" if 16 * math.prod(weight) <= outputs else "torch"), False
@@ -156,7 +163,6 @@ def _planned(x: Tensor, weight: Tensor, bias: Tensor | None, args: tuple[Any, ..
         or (bias is not None and (bias.dtype != x.dtype or bias.device != x.device))
     ):
         check_subpixel_deconv(x, weight, bias, *args)
-    stride, padding, output_padding, groups, dilation = args
     return _plan(
         x.dtype,
         x.shape,
@@ -164,11 +170,7 @@ def _planned(x: Tensor, weight: Tensor, bias: Tensor | None, args: tuple[Any, ..
         weight.shape,
         weight.stride(),
         None if bias is None else bias.shape,
-        tuple(stride),
-        tuple(padding),
-        tuple(output_padding),
-        groups,
-        tuple(dilation),
+        *args,
         x.is_cpu,
     )
 
@@ -197,7 +199,8 @@ def _by_torch(
     x: Tensor, weight: Tensor, bias: Tensor | None, args: tuple[Any, ...], plan: _Plan, relu: bool
 ) -> Tensor:
     stride, padding, output_padding, groups, dilation = args
-    x, weight, bias = _widened(x, weight, bias)
+    if x.dtype == torch.float16:
+        x, weight, bias = _widened(x, weight, bias)
     turn = plan.turn and x.is_cpu
     if turn:
         x = _turned(x)
@@ -403,7 +406,7 @@ def _by_phase(
     dense = (
         out if lies(out, plan.channels_last) else out.new_empty_strided(plan.shape, plan.strides)
     )
-    run(x, weight, bias, tuple(stride), tuple(padding), relu, dense)
+    run(x, weight, bias, stride, padding, relu, dense)
     return out if dense is out else out.copy_(dense)
 
 
@@ -417,11 +420,13 @@ def _by_kernel(
     out: Tensor,
 ) -> Tensor:
     stride, padding, _, groups, dilation = args
-    weight = weight.contiguous()  # named: the copies live until the kernel has run
-    bias = None if bias is None else bias.contiguous()
-    dense = (
-        out if lies(out, plan.channels_last) else out.new_empty_strided(plan.shape, plan.strides)
-    )
+    if not weight.is_contiguous():
+        weight = weight.contiguous()  # named: the copies live until the kernel has run
+    if bias is not None:
+        bias = bias.contiguous()
+    given = out
+    if out.stride() != plan.strides:
+        out = out.new_empty_strided(plan.shape, plan.strides)
     launch(
         "subpixel_deconv",
         x,
@@ -429,19 +434,19 @@ def _by_kernel(
         relu,
         groups,
         weight.shape[2:],
-        tuple(stride),
-        tuple(padding),
-        tuple(dilation),
+        stride,
+        padding,
+        dilation,
         x.data_ptr(),
         x.shape,
         x.stride(),
         weight.data_ptr(),
         0 if bias is None else bias.data_ptr(),
-        dense.data_ptr(),
+        out.data_ptr(),
         plan.shape,
         plan.strides,
     )
-    return out if dense is out else out.copy_(dense)
+    return given if given is out else given.copy_(out)
 
 
 def _subpixel_deconv(
@@ -456,19 +461,21 @@ def _subpixel_deconv(
     relu: bool = False,
     out: Tensor | None = None,
 ) -> Tensor:
-    args = stride, padding, output_padding, groups, dilation
+    args = tuple(stride), tuple(padding), tuple(output_padding), groups, tuple(dilation)
     plan = _planned(x, weight, bias, args)
     path = _path(plan)
     if path == "torch":
         y = _by_torch(x, weight, bias, args, plan, relu)
         if out is not None:
             return out.copy_(y)
-        # What has one pixel, or none, lies either way: only its strides may be others.
+        if y.stride() == plan.strides and y.dtype == x.dtype:
+            return y
         y = y.to(x.dtype)
         y = _turned(y) if plan.channels_last and y.is_cpu else laid_out(y, plan.channels_last)
+        # What has one pixel, or none, lies either way: only its strides may be others.
         return y.as_strided(plan.shape, plan.strides)
     if out is None:
-        out = empty_dense(x, plan.shape, plan.channels_last)
+        out = torch.empty_strided(plan.shape, plan.strides, dtype=x.dtype, device=x.device)
     run = _by_kernel if path == "direct" else _by_phase
     return run(x, weight, bias, args, plan, relu, out)
 
@@ -543,25 +550,22 @@ for _device in ("cpu", "cuda"):
     _autocast(_device)
 
 
-def _asks_nothing(x: Tensor, grad: bool) -> bool:
-    """Whether a parameter asks for nothing of torch's dispatcher beyond `is_plain`."""
-    return (
-        (type(x) is nn.Parameter or type(x) is Tensor)
-        and not (grad and x.requires_grad)
-        and not x.is_neg()
-        and not x._is_zerotensor()
-    )
+# Bound once, as in _launch.
+_is_grad_enabled = torch.is_grad_enabled
+_is_autocast_enabled = torch.is_autocast_enabled
 
 
 def _is_plain(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
     """`is_plain` of x, and parameters that ask for nothing either."""
-    grad = torch.is_grad_enabled()
-    return (
-        is_plain(x)
-        and _asks_nothing(weight, grad)
-        and (bias is None or _asks_nothing(bias, grad))
-        and not torch.is_autocast_enabled(x.device.type)
-    )
+    if not is_plain(x) or _is_autocast_enabled("cpu" if x.is_cpu else "cuda"):
+        return False
+    grad = _is_grad_enabled()
+    for p in (weight,) if bias is None else (weight, bias):
+        if not (type(p) is nn.Parameter or type(p) is Tensor) or p.is_neg() or p._is_zerotensor():
+            return False
+        if grad and p.requires_grad:
+            return False
+    return True
 
 
 def _geometry(
@@ -604,7 +608,10 @@ def deconv_path(
     Raises:
         TypeError, ValueError: as `subpixel_deconv`, or a wrong value of the variable.
     """
-    args = _geometry(x, stride, padding, output_padding, groups, dilation)
+    stride, padding, output_padding, groups, dilation = _geometry(
+        x, stride, padding, output_padding, groups, dilation
+    )
+    args = tuple(stride), tuple(padding), tuple(output_padding), groups, tuple(dilation)
     return _path(_planned(x, weight, bias, args))
 
 
