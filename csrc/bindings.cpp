@@ -211,6 +211,44 @@ int64_t workspace_of_heatmap(int dtype, py::handle scores_shape, py::handle size
   return heatmap_workspace(heatmap_params(dtype, 0, 0, scores_shape, size, false, 0, 0));
 }
 
+SubpixelDeconvParams subpixel_deconv_params(int dtype, bool relu, int64_t groups, py::handle kernel,
+                                            py::handle stride, py::handle padding,
+                                            py::handle dilation, uintptr_t x, py::handle x_shape,
+                                            py::handle x_stride, uintptr_t weight, uintptr_t bias,
+                                            uintptr_t out, py::handle out_shape,
+                                            py::handle out_stride) {
+  SubpixelDeconvParams p;
+  p.dtype = static_cast<DType>(dtype);
+  p.relu = relu;
+  p.groups = groups;
+  fill_pool(p.pool, kernel, stride, padding, dilation);
+  p.x = view(x, x_shape, x_stride);
+  p.weight = reinterpret_cast<const char*>(weight);
+  p.bias = reinterpret_cast<const char*>(bias);
+  p.out = view(out, out_shape, out_stride);
+  return p;
+}
+
+DeconvInterleaveParams deconv_interleave_params(int dtype, bool relu, uintptr_t phases,
+                                                int64_t phases_n, int64_t channel, py::handle cell,
+                                                py::handle phase, py::handle stride,
+                                                py::handle first, uintptr_t bias, uintptr_t out,
+                                                py::handle out_shape, py::handle out_stride) {
+  DeconvInterleaveParams p;
+  p.dtype = static_cast<DType>(dtype);
+  p.relu = relu;
+  p.phases = reinterpret_cast<const char*>(phases);
+  p.phases_n = phases_n;
+  p.channel = channel;
+  fill_axes(p.cell, cell, 0, 0);
+  fill_axes(p.phase, phase, 0, 0);
+  fill_axes(p.stride, stride, 0, 1);
+  fill_axes(p.first, first, 0, 0);
+  p.bias = reinterpret_cast<const char*>(bias);
+  p.out = view(out, out_shape, out_stride);
+  return p;
+}
+
 // Binds `name`_cpu(threads, ...) and, if the CUDA kernels are built, `name`_cuda(stream, ...).
 template <typename Params, typename... Args>
 void def_op(py::module_& m, const std::string& name, Params (*params)(Args...),
@@ -252,6 +290,7 @@ PYBIND11_MODULE(_C, m) {
   });
 #endif
   m.def("heatmap_workspace", &workspace_of_heatmap);
+  def_op(m, "deconv_interleave", &deconv_interleave_params, &cpu::deconv_interleave, nullptr);
   def_op(m, "heatmap", &heatmap_params, &cpu::heatmap, CUDA_OR_NULL(cuda::heatmap));
   def_op(m, "heatmap_phases", &heatmap_params, &cpu::heatmap_phases, nullptr);
   def_op(m, "max_gather", &max_unpool_params, &cpu::max_gather, CUDA_OR_NULL(cuda::max_gather));
@@ -263,4 +302,6 @@ PYBIND11_MODULE(_C, m) {
   def_op(m, "rectify", &rectify_params, &cpu::rectify, CUDA_OR_NULL(cuda::rectify));
   def_op(m, "relu", &relu_params, &cpu::relu, CUDA_OR_NULL(cuda::relu));
   def_op(m, "splice", &splice_params, &cpu::splice, CUDA_OR_NULL(cuda::splice));
+  def_op(m, "subpixel_deconv", &subpixel_deconv_params, &cpu::subpixel_deconv,
+         CUDA_OR_NULL(cuda::subpixel_deconv));
 }

@@ -208,7 +208,38 @@ struct SpliceParams {
   double outside;             // rounded to dtype
 };
 
+// Transposed convolution by output phases: on each axis output i * stride - padding + k * dilation
+// gets x at i times tap k of the filter, for all i of x and k of the filter; then the bias, then
+// max(y, 0) with `relu`; NaN stays. Sums run over input channels, then taps in raster order, in
+// float64 for float64 and else in float32, product and sum each rounded; the result is rounded once
+// to dtype. On the CPU the kernel allocates its own scratch: the taps by phase, and some rows of x.
+struct SubpixelDeconvParams {
+  DType dtype;         // of x, weight, bias and out
+  bool relu;           // take max(y, 0)
+  int64_t groups;      // of channels that do not see each other
+  Pool pool;           // of the convolution whose transpose this is: out is its input
+  View x;              // (B, I, *S), any strides
+  const char* weight;  // (I, O / groups, *kernel), contiguous
+  const char* bias;    // (O,), contiguous, or null
+  View out;            // (B, O, *size), dense, contiguous or channels last
+};
+
+// The phases of a transposed convolution, each computed by itself, to their places: on each axis
+// output o is cell (o + first) / stride of phase (o + first) % stride; then bias and max(y, 0) as
+// in subpixel_deconv. With strides of 1 it only changes a layout.
+struct DeconvInterleaveParams {
+  DType dtype;  // of phases, bias and out
+  bool relu;
+  const char* phases;
+  int64_t phases_n, channel;          // elements from entry to entry, from channel to channel
+  int64_t cell[kAxes], phase[kAxes];  // from cell to cell and from phase to phase of each axis
+  int64_t stride[kAxes], first[kAxes];
+  const char* bias;  // (C,) contiguous, or null
+  View out;          // (B, C, *size), dense, contiguous or channels last
+};
+
 namespace cpu {
+void deconv_interleave(const DeconvInterleaveParams& p, int threads);
 void heatmap(const HeatmapParams& p, int threads);
 // What cuda::heatmap does, its threads one after the other, whatever `threads` is; for tests.
 void heatmap_phases(const HeatmapParams& p, int threads);
@@ -220,6 +251,7 @@ void preactivation(const PreactivationParams& p, int threads);
 void rectify(const RectifyParams& p, int threads);
 void relu(const ReluParams& p, int threads);
 void splice(const SpliceParams& p, int threads);
+void subpixel_deconv(const SubpixelDeconvParams& p, int threads);
 }  // namespace cpu
 
 namespace cuda {
@@ -241,6 +273,7 @@ void preactivation(void* stream, const PreactivationParams& p);
 void rectify(void* stream, const RectifyParams& p);
 void relu(void* stream, const ReluParams& p);
 void splice(void* stream, const SpliceParams& p);
+void subpixel_deconv(void* stream, const SubpixelDeconvParams& p);
 }  // namespace cuda
 
 }  // namespace backsight

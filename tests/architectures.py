@@ -1087,6 +1087,47 @@ def unet(
     return UNet(num_classes, width, depth, bilinear)
 
 
+def dcgan(width: float = 1.0, size: int = 64) -> nn.Sequential:
+    """The generator of Radford et al., arXiv:1511.06434, as PyTorch's example has it: noise
+    (N, 100, 1, 1) to images (N, 3, size, size)."""
+    steps = size.bit_length() - 3  # from 4 x 4, twice as large each time
+    sizes = [scaled(64 * 2**step, width) for step in reversed(range(steps))]
+    layers: list[nn.Module] = [nn.ConvTranspose2d(100, sizes[0], 4, 1, 0, bias=False)]
+    for inputs, outputs in pairwise(sizes):
+        layers += [nn.BatchNorm2d(inputs), nn.ReLU(inplace=True)]
+        layers += [nn.ConvTranspose2d(inputs, outputs, 4, 2, 1, bias=False)]
+    layers += [nn.BatchNorm2d(sizes[-1]), nn.ReLU(inplace=True)]
+    return nn.Sequential(*layers, nn.ConvTranspose2d(sizes[-1], 3, 4, 2, 1, bias=False), nn.Tanh())
+
+
+class SegNet(nn.Module):
+    """Badrinarayanan et al., arXiv:1511.00561: up again by the switches of the pools;
+    (N, classes, H, W) out."""
+
+    def __init__(self, num_classes: int, width: float, depth: int) -> None:
+        super().__init__()
+        sizes = [scaled(64 * 2**level, width) for level in range(depth)]
+        self.down = nn.ModuleList(conv_bn(a, b) for a, b in pairwise([3, *sizes]))
+        self.pool = nn.MaxPool2d(2, return_indices=True)
+        self.unpool = nn.MaxUnpool2d(2)
+        deep = [*pairwise([*reversed(sizes), num_classes])]
+        self.up = nn.ModuleList(nn.ConvTranspose2d(a, b, 3, padding=1) for a, b in deep)
+
+    def forward(self, x: Tensor) -> Tensor:
+        pools = []
+        for block in self.down:
+            y = block(x)
+            x, indices = self.pool(y)
+            pools.append((indices, y.shape))
+        for up, (indices, shape) in zip(self.up, reversed(pools), strict=True):
+            x = up(self.unpool(x, indices, output_size=shape))
+        return x
+
+
+def segnet(num_classes: int = 5, width: float = 1.0, depth: int = 4) -> nn.Module:
+    return SegNet(num_classes, width, depth)
+
+
 class FCN(nn.Module):
     """Long et al., arXiv:1411.4038, on a dilated ResNet-50; a dict of maps of the image's size."""
 

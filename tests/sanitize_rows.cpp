@@ -15,6 +15,7 @@
 #include "core/relu.h"
 #include "core/rows.h"
 #include "core/splice.h"
+#include "core/subpixel_deconv.h"
 #include "cpu/isa.h"
 
 namespace {
@@ -484,6 +485,137 @@ void pool_round(int round) {
   }
 }
 
+// Numbers whose sums depend on their order.
+void draw_numbers(char* to, int64_t count, DType dtype) {
+  const auto bytes = static_cast<size_t>(element_size(dtype));
+  for (int64_t i = 0; i < count; ++i) {
+    const uint64_t bits = bits_of(static_cast<double>(draw(-999999, 999999)) / 1e6, dtype);
+    memcpy(to + static_cast<size_t>(i) * bytes, &bits, bytes);
+  }
+}
+
+template <typename T>
+int64_t elements_in(const std::vector<T>& storage, int64_t element) {
+  return static_cast<int64_t>(storage.size() * sizeof(T)) / element;
+}
+
+void deconv_round(int round) {
+  SubpixelDeconvParams p;
+  p.dtype = static_cast<DType>(draw(0, 3));
+  p.relu = draw(0, 1);
+  p.groups = draw(0, 2) > 0 ? 1 : draw(1, 40);
+  const int64_t element = element_size(p.dtype), dims = draw(1, 3);
+  const bool each = p.groups > 3 || draw(0, 1) == 0;
+  const int64_t into = each ? 1 : draw(1, 3), onto = each ? 1 : draw(1, 6);
+  int64_t size[kAxes], out_size[kAxes];
+  for (bool some = false; !some;) {
+    draw_sizes(size, static_cast<int>(dims), 1, dims == 1 ? 40 : 6);
+    draw_sizes(p.pool.kernel, static_cast<int>(dims), 1, dims == 1 ? 9 : 4);
+    draw_sizes(p.pool.stride, static_cast<int>(dims), 1, 5);
+    draw_sizes(p.pool.dilation, static_cast<int>(dims), 1, draw(0, 1) ? 1 : 3);
+    if (draw(0, 9) == 0) p.pool.stride[2] = draw(16, 33);
+    some = true;
+    for (int axis = 0; axis < kAxes; ++axis) {
+      const bool there = axis >= kAxes - dims;
+      const int64_t most = max64(p.pool.stride[axis], p.pool.dilation[axis]) - 1;
+      p.pool.padding[axis] = there ? draw(0, 4) : 0;
+      out_size[axis] = (size[axis] - 1) * p.pool.stride[axis] - 2 * p.pool.padding[axis] +
+                       (p.pool.kernel[axis] - 1) * p.pool.dilation[axis] + 1 +
+                       (there ? draw(0, most) : 0);
+      some = some && out_size[axis] > 0;
+    }
+  }
+  p.pool.set_steps();
+  Array x(draw(0, 2), p.groups * into, size, draw(0, 1), element);
+  Array out(x.view.n, p.groups * onto, out_size, draw(0, 1), element), stepped = out;
+  const int64_t taps = p.pool.kernel[0] * p.pool.kernel[1] * p.pool.kernel[2];
+  std::vector<char> weight(static_cast<size_t>(p.groups * into * onto * taps * element));
+  std::vector<char> bias(static_cast<size_t>(p.groups * onto * element));
+  draw_numbers(data(x), elements_in(x.storage, element), p.dtype);
+  draw_numbers(weight.data(), elements_in(weight, element), p.dtype);
+  draw_numbers(bias.data(), elements_in(bias, element), p.dtype);
+  p.x = x.view;
+  p.weight = weight.data();
+  p.bias = draw(0, 1) ? bias.data() : nullptr;
+  p.out = stepped.view;
+  p.out.data = data(stepped);
+  with_element(p.dtype, [&](auto t) {
+    for (int64_t i = 0; i < elements_of(p.out); ++i) {
+      if (channels_last(p.out)) {
+        deconv_element<decltype(t), true>(p, i);
+      } else {
+        deconv_element<decltype(t), false>(p, i);
+      }
+    }
+  });
+  p.out = out.view;
+  cpu::subpixel_deconv(p, static_cast<int>(draw(1, 3)));
+  expect_same(stepped.storage, out.storage, "subpixel_deconv", round);
+}
+
+// Against a loop over the outputs.
+void interleave_round(int round) {
+  DeconvInterleaveParams p;
+  p.dtype = static_cast<DType>(draw(0, 3));
+  p.relu = draw(0, 1);
+  const int64_t element = element_size(p.dtype), dims = draw(1, 3), channels = draw(1, 70);
+  int64_t size[kAxes], step = 1, cells[kAxes];
+  draw_sizes(size, static_cast<int>(dims), 1, 9);
+  draw_sizes(p.stride, static_cast<int>(dims), 1, 5);
+  const bool last = draw(0, 1), each_apart = draw(0, 1);
+  for (int axis = 0; axis < kAxes; ++axis) {
+    p.first[axis] = axis < kAxes - dims ? 0 : draw(0, 6);
+    cells[axis] = (size[axis] - 1 + p.first[axis]) / p.stride[axis] + 1;
+  }
+  // Channels, then phases, then cells from the inside out; or cells, phases, channels.
+  if (!each_apart) {
+    p.channel = step;
+    step *= channels;
+  }
+  for (const bool phases : {!each_apart, each_apart}) {
+    for (int axis = kAxes - 1; axis >= 0; --axis) {
+      (phases ? p.phase : p.cell)[axis] = step;
+      step *= phases ? p.stride[axis] : cells[axis];
+    }
+  }
+  if (each_apart) {
+    p.channel = step;
+    step *= channels;
+  }
+  p.phases_n = step;
+  const int64_t count = draw(0, 2);
+  std::vector<char> phases(static_cast<size_t>(count * step * element));
+  std::vector<char> bias(static_cast<size_t>(channels * element));
+  draw_numbers(phases.data(), count * step, p.dtype);
+  draw_numbers(bias.data(), channels, p.dtype);
+  p.phases = phases.data();
+  p.bias = draw(0, 1) ? bias.data() : nullptr;
+  Array out(count, channels, size, last, element), expected = out;
+  p.out = expected.view;
+  p.out.data = data(expected);
+  with_element(p.dtype, [&](auto t) {
+    using T = decltype(t);
+    for (int64_t i = 0; i < count * channels * size[0] * size[1] * size[2]; ++i) {
+      int64_t rest = i, from = 0, to = 0;
+      for (int axis = kAxes - 1; axis >= 0; --axis) {
+        const int64_t o = rest % size[axis], place = o + p.first[axis];
+        from += place / p.stride[axis] * p.cell[axis] + place % p.stride[axis] * p.phase[axis];
+        to += o * p.out.stride[axis];
+        rest /= size[axis];
+      }
+      const int64_t c = rest % channels, n = rest / channels;
+      from += n * p.phases_n + c * p.channel;
+      to += n * p.out.stride_n + c * p.out.stride_c;
+      auto value = widen(reinterpret_cast<const T*>(p.phases)[from]);
+      if (p.bias) value += widen(reinterpret_cast<const T*>(p.bias)[c]);
+      store(p.relu ? rectified(value) : value, reinterpret_cast<T*>(p.out.data) + to);
+    }
+  });
+  p.out = out.view;
+  cpu::deconv_interleave(p, static_cast<int>(draw(1, 3)));
+  expect_same(expected.storage, out.storage, "deconv_interleave", round);
+}
+
 }  // namespace
 
 int main() {
@@ -496,6 +628,8 @@ int main() {
     pool_round(round);
     relu_round(round);
     rectify_round(round);
+    deconv_round(round);
+    interleave_round(round);
   }
   std::printf("rows: %d rounds of each op, device bodies equal the CPU kernels\n", kRounds);
 }

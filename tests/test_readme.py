@@ -19,7 +19,7 @@ README = Path(__file__).resolve().parent.parent / "README.md"
 def test_python_examples_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    sweep, units, drop_ins = re.findall(
+    sweep, units, decoders, drop_ins = re.findall(
         r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL
     )
     shutil.copy(Path(skimage.__file__).parent / "data" / "coffee.png", tmp_path / "photo.png")
@@ -38,6 +38,9 @@ def test_python_examples_run(
     assert guided.pictures.any()
     assert gradient.shape == (3, 227, 227)
     assert gradient.any()
+    exec(decoders, names)
+    assert "2 modules swapped\n  0: ConvTranspose2d\n" in capsys.readouterr().out
+    assert np.shape(names["images"]) == (8, 3, 64, 64)
     exec(drop_ins, names)
     assert np.shape(names["attributions"]) == (1, 3, 227, 227)
     assert abs(names["attributions"]).max() > 1

@@ -3,6 +3,8 @@
 from backsight import baselines
 from backsight._version import __version__
 from backsight.config import show_config
+from backsight.explain import Deconvolution, explain_deconv
+from backsight.methods.acceleration import Acceleration, accelerate, restore
 from backsight.methods.occlusion import occlusion, plan
 from backsight.methods.projection import Projection, project
 from backsight.methods.rules import rules
@@ -11,15 +13,20 @@ from backsight.sweep.plan import Plan
 from backsight.sweep.result import Occlusion
 
 __all__ = [
+    "Acceleration",
+    "Deconvolution",
     "Occlusion",
     "Plan",
     "Projection",
     "TopActivations",
     "__version__",
+    "accelerate",
     "baselines",
+    "explain_deconv",
     "occlusion",
     "plan",
     "project",
+    "restore",
     "rules",
     "show_config",
     "top_activations",

@@ -40,7 +40,8 @@ def _cuda() -> list[tuple[str, str]]:
 
 
 def show_config() -> str:
-    """A table of what backsight runs with: instruction set, CUDA, threads, versions."""
+    """A table of what backsight runs with: instruction set, CUDA, threads, versions, and the path
+    of transposed convolutions that the environment asks for."""
     rows = [
         ("backsight", __version__),
         ("Python", platform.python_version()),
@@ -50,6 +51,7 @@ def show_config() -> str:
         ("instruction set", _C.isa()),
         ("threads", f"{torch.get_num_threads()} of {os.cpu_count()} CPUs"),
         ("OpenMP", ", ".join(openmp_libraries()) or "unknown"),
+        ("BACKSIGHT_DECONV", os.environ.get("BACKSIGHT_DECONV", "auto")),
         *_cuda(),
     ]
     width = max(len(name) for name, _ in rows)

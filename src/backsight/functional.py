@@ -1,5 +1,5 @@
-"""Max pooling and unpooling with the signatures of `torch.nn.functional`, by ops that keep one byte
-where torch keeps an index of eight.
+"""Functions with the signatures of `torch.nn.functional`: max pooling and unpooling by ops that
+keep one byte where torch keeps an index of eight, and transposed convolution without zeros.
 
 Shapes: D is 1, 2 or 3 as the name says; inputs are (N, C, *S) or (C, *S) with D spatial axes.
 """
@@ -13,11 +13,15 @@ from typing import Literal, NamedTuple, overload
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from backsight import ops
 
 __all__ = [
     "Switches",
+    "conv_transpose1d",
+    "conv_transpose2d",
+    "conv_transpose3d",
     "max_pool1d",
     "max_pool1d_switches",
     "max_pool2d",
@@ -30,6 +34,12 @@ __all__ = [
 ]
 
 Ints = int | Sequence[int]
+
+_CONV_TRANSPOSE = {
+    1: torch.conv_transpose1d,
+    2: torch.conv_transpose2d,
+    3: torch.conv_transpose3d,
+}
 
 
 class Switches(NamedTuple):
@@ -436,3 +446,146 @@ def max_unpool3d(
     """
     name = "max_unpool3d"
     return _unpool(name, 3, input, indices, kernel_size, stride, padding, output_size)
+
+
+def _conv_transpose(
+    op: str,
+    dims: int,
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: Ints,
+    padding: Ints,
+    output_padding: Ints,
+    groups: int,
+    dilation: Ints,
+) -> Tensor:
+    if _transformed():
+        geometry = stride, padding, output_padding, groups, dilation
+        result: Tensor = _CONV_TRANSPOSE[dims](input, weight, bias, *geometry)
+        return result
+    x, alone = _batched(op, input, dims)
+    y = ops.subpixel_deconv(
+        x,
+        weight,
+        bias,
+        stride=_ints(op, "stride", stride, dims),
+        padding=_ints(op, "padding", padding, dims),
+        output_padding=_ints(op, "output_padding", output_padding, dims),
+        groups=groups,
+        dilation=_ints(op, "dilation", dilation, dims),
+    )
+    return y.squeeze(0) if alone else y
+
+
+def _transformed() -> bool:
+    """Whether a transform of `torch.func` is at work, or differentiation in forward mode: the op
+    has no rules for them, and torch would take its tangents for 0."""
+    return not torch.compiler.is_compiling() and (
+        torch._C._functorch.peek_interpreter_stack() is not None or forward_ad._current_level >= 0
+    )
+
+
+def conv_transpose1d(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Ints = 1,
+    padding: Ints = 0,
+    output_padding: Ints = 0,
+    groups: int = 1,
+    dilation: Ints = 1,
+) -> Tensor:
+    """`torch.nn.functional.conv_transpose1d` by `ops.subpixel_deconv`.
+
+    Args:
+        input: (N, C, *S) or (C, *S), of one dtype with weight and bias; within `torch.autocast`
+            all three are cast, as torch casts them.
+        weight: (C, out // groups, K).
+        bias: (out,).
+        stride, dilation: positive, one or 1.
+        padding: what is cropped at each end, one or 1.
+        output_padding: what is added behind, one or 1; less than the stride or than the dilation.
+        groups: divides C.
+
+    Returns:
+        (N, out, *O) or (out, *O) with ``O = (S - 1) * stride - 2 * padding + dilation * (K - 1) +
+        output_padding + 1`` on each axis.
+
+    Raises:
+        TypeError, ValueError: a wrong dtype, shape, device or size; a result without a cell.
+    """
+    name = "conv_transpose1d"
+    return _conv_transpose(
+        name, 1, input, weight, bias, stride, padding, output_padding, groups, dilation
+    )
+
+
+def conv_transpose2d(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Ints = 1,
+    padding: Ints = 0,
+    output_padding: Ints = 0,
+    groups: int = 1,
+    dilation: Ints = 1,
+) -> Tensor:
+    """`torch.nn.functional.conv_transpose2d` by `ops.subpixel_deconv`.
+
+    Args:
+        input: (N, C, *S) or (C, *S), of one dtype with weight and bias; within `torch.autocast`
+            all three are cast, as torch casts them.
+        weight: (C, out // groups, KH, KW).
+        bias: (out,).
+        stride, dilation: positive, one or 2.
+        padding: what is cropped at each end, one or 2.
+        output_padding: what is added behind, one or 2; less than the stride or than the dilation.
+        groups: divides C.
+
+    Returns:
+        (N, out, *O) or (out, *O) with ``O = (S - 1) * stride - 2 * padding + dilation * (K - 1) +
+        output_padding + 1`` on each axis.
+
+    Raises:
+        TypeError, ValueError: a wrong dtype, shape, device or size; a result without a cell.
+    """
+    name = "conv_transpose2d"
+    return _conv_transpose(
+        name, 2, input, weight, bias, stride, padding, output_padding, groups, dilation
+    )
+
+
+def conv_transpose3d(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Ints = 1,
+    padding: Ints = 0,
+    output_padding: Ints = 0,
+    groups: int = 1,
+    dilation: Ints = 1,
+) -> Tensor:
+    """`torch.nn.functional.conv_transpose3d` by `ops.subpixel_deconv`.
+
+    Args:
+        input: (N, C, *S) or (C, *S), of one dtype with weight and bias; within `torch.autocast`
+            all three are cast, as torch casts them.
+        weight: (C, out // groups, KD, KH, KW).
+        bias: (out,).
+        stride, dilation: positive, one or 3.
+        padding: what is cropped at each end, one or 3.
+        output_padding: what is added behind, one or 3; less than the stride or than the dilation.
+        groups: divides C.
+
+    Returns:
+        (N, out, *O) or (out, *O) with ``O = (S - 1) * stride - 2 * padding + dilation * (K - 1) +
+        output_padding + 1`` on each axis.
+
+    Raises:
+        TypeError, ValueError: a wrong dtype, shape, device or size; a result without a cell.
+    """
+    name = "conv_transpose3d"
+    return _conv_transpose(
+        name, 3, input, weight, bias, stride, padding, output_padding, groups, dilation
+    )

@@ -1,4 +1,5 @@
-"""Modules of max pooling and unpooling, in the place of `torch.nn`'s with the same names.
+"""Modules of max pooling and unpooling and of transposed convolution, in the place of `torch.nn`'s
+with the same names.
 
 They are torch's own modules, with their arguments, attributes, repr and state; only their forward
 runs `backsight.functional`.
@@ -13,9 +14,15 @@ from torch import Tensor, nn
 from backsight import functional as F
 
 __all__ = [
+    "ConvTranspose1d",
+    "ConvTranspose2d",
+    "ConvTranspose3d",
     "MaxPool1d",
+    "MaxPool1dSwitches",
     "MaxPool2d",
+    "MaxPool2dSwitches",
     "MaxPool3d",
+    "MaxPool3dSwitches",
     "MaxUnpool1d",
     "MaxUnpool2d",
     "MaxUnpool3d",
@@ -67,6 +74,39 @@ class MaxPool3d(nn.MaxPool3d):
         )
 
 
+class MaxPool1dSwitches(MaxPool1d):
+    """`MaxPool1d` that returns `functional.Switches` where it is to return indices."""
+
+    def forward(self, input: Tensor) -> Tensor | tuple[Tensor, Tensor | F.Switches]:  # type: ignore[override]
+        if not self.return_indices:
+            return super().forward(input)
+        return F.max_pool1d_switches(
+            input, self.kernel_size, self.stride, self.padding, self.dilation, self.ceil_mode
+        )
+
+
+class MaxPool2dSwitches(MaxPool2d):
+    """`MaxPool2d` that returns `functional.Switches` where it is to return indices."""
+
+    def forward(self, input: Tensor) -> Tensor | tuple[Tensor, Tensor | F.Switches]:  # type: ignore[override]
+        if not self.return_indices:
+            return super().forward(input)
+        return F.max_pool2d_switches(
+            input, self.kernel_size, self.stride, self.padding, self.dilation, self.ceil_mode
+        )
+
+
+class MaxPool3dSwitches(MaxPool3d):
+    """`MaxPool3d` that returns `functional.Switches` where it is to return indices."""
+
+    def forward(self, input: Tensor) -> Tensor | tuple[Tensor, Tensor | F.Switches]:  # type: ignore[override]
+        if not self.return_indices:
+            return super().forward(input)
+        return F.max_pool3d_switches(
+            input, self.kernel_size, self.stride, self.padding, self.dilation, self.ceil_mode
+        )
+
+
 class MaxUnpool1d(nn.MaxUnpool1d):
     """`torch.nn.MaxUnpool1d` by `backsight.functional.max_unpool1d`; takes `Switches` too."""
 
@@ -98,3 +138,71 @@ class MaxUnpool3d(nn.MaxUnpool3d):
         return F.max_unpool3d(
             input, indices, self.kernel_size, self.stride, self.padding, output_size
         )
+
+
+class ConvTranspose1d(nn.ConvTranspose1d):
+    """`torch.nn.ConvTranspose1d` by `backsight.functional.conv_transpose1d`."""
+
+    def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
+        return F.conv_transpose1d(
+            input,
+            self.weight,
+            self.bias,
+            self.stride,
+            self.padding,  # type: ignore[arg-type]  # never a string in these modules
+            _output_padding(self, input, output_size),
+            self.groups,
+            self.dilation,
+        )
+
+
+class ConvTranspose2d(nn.ConvTranspose2d):
+    """`torch.nn.ConvTranspose2d` by `backsight.functional.conv_transpose2d`."""
+
+    def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
+        return F.conv_transpose2d(
+            input,
+            self.weight,
+            self.bias,
+            self.stride,
+            self.padding,  # type: ignore[arg-type]  # never a string in these modules
+            _output_padding(self, input, output_size),
+            self.groups,
+            self.dilation,
+        )
+
+
+class ConvTranspose3d(nn.ConvTranspose3d):
+    """`torch.nn.ConvTranspose3d` by `backsight.functional.conv_transpose3d`."""
+
+    def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
+        return F.conv_transpose3d(
+            input,
+            self.weight,
+            self.bias,
+            self.stride,
+            self.padding,  # type: ignore[arg-type]  # never a string in these modules
+            _output_padding(self, input, output_size),
+            self.groups,
+            self.dilation,
+        )
+
+
+def _output_padding(
+    module: ConvTranspose1d | ConvTranspose2d | ConvTranspose3d,
+    input: Tensor,
+    output_size: Sequence[int] | None,
+) -> Sequence[int]:
+    """torch's rule: what makes the result as large as `output_size`."""
+    if output_size is None:
+        return module.output_padding
+    found: list[int] = module._output_padding(
+        input,
+        list(output_size),
+        list(module.stride),
+        list(module.padding),  # type: ignore[arg-type]
+        list(module.kernel_size),
+        len(module.kernel_size),
+        list(module.dilation),
+    )
+    return found

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -13,7 +15,7 @@ from torch import Tensor
 
 from backsight import _C
 from backsight.ops import reference
-from backsight.ops._schemas import pooled_size
+from backsight.ops._schemas import deconv_size, pooled_size
 
 DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
 FORMATS = ["contiguous", "channels_last", "strided", "expanded"]
@@ -233,6 +235,39 @@ def window_cases(draw: Any) -> tuple[Any, ...]:
     rule = draw(st.sampled_from(RULES))
     grad = layout(grad, draw(st.sampled_from(FORMATS)))
     return grad, bits, rule, base_index, window_at, extent, base_at, tile
+
+
+def deconv_case(rng: random.Random, dtype: torch.dtype | None = None) -> tuple[Any, ...]:
+    """All arguments of subpixel_deconv: strides beyond the kernel, paddings beyond its reach,
+    dilation together with stride, one-pixel inputs, empty batches, any layout."""
+    while True:
+        dims = rng.choice([1, 2, 2, 3])
+
+        def each(low: int, high: int, dims: int = dims) -> list[int]:
+            return [rng.randint(low, high) for _ in range(dims)]
+
+        most = 6 if dims < 3 else 3
+        size, kernel, stride = each(1, most), each(1, most), each(1, 5 if dims < 3 else 3)
+        padding = each(0, most) if rng.random() < 0.5 else each(0, 1)
+        dilation = each(1, 3) if rng.random() < 0.5 else [1] * dims
+        pairs = zip(stride, dilation, strict=True)
+        extra = [rng.randint(0, max(s, d) - 1) for s, d in pairs]
+        found = deconv_size(size, kernel, stride, padding, extra, dilation)
+        if min(found) >= 1 and math.prod(found) < 4000:
+            break
+    groups = rng.choice([1, 1, 2, 3, 5, 17])
+    into, onto = rng.choice([(1, 1), (1, 2), (2, 1), (3, 2), (2, 4), (9, 3)])
+    if groups > 3:
+        into, onto = 1, rng.choice([1, 1, 2])
+    dtype = dtype or rng.choice(DTYPES)
+    seed = rng.randrange(2**31)
+    x = noise([rng.choice([0, 1, 1, 2]), groups * into, *size], dtype, seed)
+    weight = noise([groups * into, onto, *kernel], dtype, seed + 1)
+    bias = noise([groups * onto], dtype, seed + 2) if rng.random() < 0.5 else None
+    if len(x) > 0:
+        x = layout(x, rng.choice(FORMATS))
+    weight = layout(weight, rng.choice(FORMATS[:3]))
+    return x, weight, bias, stride, padding, extra, groups, dilation, rng.random() < 0.3
 
 
 @contextmanager

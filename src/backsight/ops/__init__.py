@@ -13,10 +13,12 @@ from backsight.ops.preactivation import preactivation
 from backsight.ops.rectify import rectify
 from backsight.ops.relu import relu
 from backsight.ops.splice import splice
+from backsight.ops.subpixel_deconv import deconv_path, subpixel_deconv
 
 __all__ = [
     "DTYPES",
     "RULES",
+    "deconv_path",
     "heatmap",
     "max_gather",
     "max_pool",
@@ -27,4 +29,5 @@ __all__ = [
     "reference",
     "relu",
     "splice",
+    "subpixel_deconv",
 ]

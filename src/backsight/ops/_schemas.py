@@ -38,6 +38,10 @@ _SPLICE = (
     "Tensor base, Tensor base_index, int[] base_at, int[] extent, Tensor patch, Tensor patch_at, "
     "Tensor window_at, int[] size, float outside=0.0"
 )
+_SUBPIXEL_DECONV = (
+    "Tensor x, Tensor weight, Tensor? bias, int[] stride, int[] padding, int[] output_padding, "
+    "int groups, int[] dilation, bool relu=False"
+)
 
 
 #: Rules at a ReLU and their codes in csrc/ops.h.
@@ -78,6 +82,7 @@ _define(
     "(Tensor(a!), Tensor(b!))",
 )
 _define("splice", _SPLICE)
+_define("subpixel_deconv", _SUBPIXEL_DECONV)
 
 
 # --- layouts ---------------------------------------------------------------------------------
@@ -659,6 +664,102 @@ def check_rectify_out(*args: Any, out: Tensor) -> bool:
     return channels
 
 
+def check_subpixel_deconv(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    output_padding: Sequence[int],
+    groups: int,
+    dilation: Sequence[int],
+    relu: bool = False,
+) -> tuple[int, ...]:
+    """Refuses bad arguments of subpixel_deconv in a sentence; returns the shape of its result."""
+    op = "subpixel_deconv"
+    check_array(op, "x", x)
+    dims = x.dim() - 2
+    for name, values, least in (
+        ("stride", stride, 1),
+        ("padding", padding, 0),
+        ("output_padding", output_padding, 0),
+        ("dilation", dilation, 1),
+    ):
+        if len(values) != dims or min(values) < least:
+            raise ValueError(
+                f"{op}: expected {dims} ints of at least {least} in {name}, one a spatial axis, "
+                f"got {list(values)}"
+            )
+    for extra, s, d in zip(output_padding, stride, dilation, strict=True):
+        if extra >= s and extra >= d:
+            raise ValueError(
+                f"{op}: expected output_padding below stride or dilation on every axis, "
+                f"got {list(output_padding)} for stride {list(stride)}, dilation {list(dilation)}"
+            )
+    _check_same(op, "weight", weight, "x", x)
+    if weight.dim() != x.dim() or min(weight.shape) < 1:
+        raise ValueError(
+            f"{op}: expected weight of shape (in, out / groups, *kernel) with {dims} spatial axes, "
+            f"none of them empty, got {tuple(weight.shape)}"
+        )
+    if groups < 1 or weight.shape[0] % groups != 0:
+        raise ValueError(
+            f"{op}: expected groups to divide the {weight.shape[0]} input channels of weight, "
+            f"got {groups}"
+        )
+    if x.shape[1] != weight.shape[0]:
+        raise ValueError(
+            f"{op}: expected x of {weight.shape[0]} channels, as many as weight takes, "
+            f"got {x.shape[1]}"
+        )
+    channels = weight.shape[1] * groups
+    if bias is not None:
+        _check_same(op, "bias", bias, "x", x)
+        if bias.shape != (channels,):
+            raise ValueError(
+                f"{op}: expected bias of shape ({channels},), one number a channel, "
+                f"got {tuple(bias.shape)}"
+            )
+    if min(x.shape[2:]) < 1:
+        raise ValueError(
+            f"{op}: expected x with a pixel or more on every axis, got {tuple(x.shape)}"
+        )
+    size = deconv_size(x.shape[2:], weight.shape[2:], stride, padding, output_padding, dilation)
+    if min(size) < 1:
+        raise ValueError(
+            f"{op}: expected padding that leaves a pixel or more of the result on every axis, "
+            f"got {list(padding)}, which leaves {size}"
+        )
+    return (x.shape[0], channels, *size)
+
+
+def deconv_size(
+    size: Sequence[int],
+    kernel: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    output_padding: Sequence[int],
+    dilation: Sequence[int],
+) -> list[int]:
+    """The spatial sizes of a transposed convolution's result."""
+    axes = zip(size, kernel, stride, padding, output_padding, dilation, strict=True)
+    return [(n - 1) * s - 2 * p + (k - 1) * d + extra + 1 for n, k, s, p, extra, d in axes]
+
+
+def deconv_channels_last(x: Tensor, weight: Tensor) -> bool:
+    """Whether the result of subpixel_deconv has its channels last: where x or weight has them."""
+    return is_channels_last(x) or is_channels_last(weight)
+
+
+def check_subpixel_deconv_out(*args: Any, out: Tensor) -> tuple[int, ...]:
+    """The same for subpixel_deconv.out, which has no gradient."""
+    shape = check_subpixel_deconv(*args)
+    x, weight, bias = args[:3]
+    _check_no_grad("subpixel_deconv with out=", x, weight, *([] if bias is None else [bias]))
+    check_out("subpixel_deconv", out, shape, "x", x)
+    return shape
+
+
 # --- fake kernels ----------------------------------------------------------------------------
 
 
@@ -783,6 +884,16 @@ def _fake_splice(
     return out
 
 
+def _fake_subpixel_deconv(*args: Any) -> Tensor:
+    x, weight = args[:2]
+    return empty_dense(x, check_subpixel_deconv(*args), deconv_channels_last(x, weight))
+
+
+def _fake_subpixel_deconv_out(*args: Any, out: Tensor) -> Tensor:
+    check_subpixel_deconv_out(*args, out=out)
+    return out
+
+
 for _name, _fake in (
     ("heatmap", _fake_heatmap),
     ("heatmap.out", _fake_heatmap_out),
@@ -802,5 +913,7 @@ for _name, _fake in (
     ("relu.out", _fake_relu_out),
     ("splice", _fake_splice),
     ("splice.out", _fake_splice),
+    ("subpixel_deconv", _fake_subpixel_deconv),
+    ("subpixel_deconv.out", _fake_subpixel_deconv_out),
 ):
     torch.library.register_fake(f"backsight::{_name}", _fake, lib=LIBRARY)

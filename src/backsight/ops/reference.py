@@ -32,6 +32,9 @@ from backsight.ops._schemas import (
     check_relu,
     check_relu_out,
     check_splice,
+    check_subpixel_deconv,
+    check_subpixel_deconv_out,
+    deconv_channels_last,
     empty_dense,
     empty_like_format,
     packs_channels,
@@ -323,6 +326,59 @@ def max_gather(
         take = wins if mode == "set" else here
         y[at] = torch.where(take, x[_at(batch, cell)], y[at])
     return y
+
+
+def subpixel_deconv(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    output_padding: Sequence[int],
+    groups: int,
+    dilation: Sequence[int],
+    relu: bool = False,
+) -> Tensor:
+    """See `backsight.ops.subpixel_deconv`. Zeros between the pixels of x, zeros around them, and
+    the flipped filter at stride 1."""
+    shape = check_subpixel_deconv(
+        x, weight, bias, stride, padding, output_padding, groups, dilation, relu
+    )
+    wide = accumulation_dtype(x.dtype)
+    # Pixel i of the result is the sum over offsets k of spread[i + k * d] * weight[last - k].
+    size = [n + (k - 1) * d for n, k, d in zip(shape[2:], weight.shape[2:], dilation, strict=True)]
+    spread = x.new_zeros((*x.shape[:2], *size), dtype=wide)
+    geometry = list(zip(weight.shape[2:], stride, padding, dilation, strict=True))
+    for i in itertools.product(*map(range, x.shape[2:])):
+        cell = [a * s + (k - 1) * d - p for a, (k, s, p, d) in zip(i, geometry, strict=True)]
+        if all(0 <= c < n for c, n in zip(cell, size, strict=True)):  # else it is cut off
+            spread[_at(slice(None), cell)] = x[_at(slice(None), i)].to(wide)
+    out = x.new_zeros(shape, dtype=wide)
+    each = (-1,) + (1,) * (x.dim() - 2)
+    into, onto = weight.shape[0] // groups, weight.shape[1]
+    for at in itertools.product(*map(range, weight.shape[2:])):
+        flipped = [k - 1 - a for k, a in zip(weight.shape[2:], at, strict=True)]
+        taps = weight[_at(slice(None), flipped)]
+        window = spread
+        for axis, (a, d) in enumerate(zip(at, dilation, strict=True), start=2):
+            window = window.narrow(axis, a * d, shape[axis])
+        for c in range(weight.shape[0]):
+            g = c // into
+            products = window[:, c : c + 1] * taps[c].to(wide).view(each)
+            out[:, g * onto : (g + 1) * onto] += products
+    if bias is not None:
+        out += bias.to(wide).view(each)
+    result = empty_dense(x, shape, deconv_channels_last(x, weight))
+    return result.copy_(out.relu() if relu else out)
+
+
+def _subpixel_deconv_out(*args: Any, out: Tensor) -> Tensor:
+    check_subpixel_deconv_out(*args, out=out)
+    return out.copy_(subpixel_deconv(*args))
+
+
+LIBRARY.impl("subpixel_deconv", subpixel_deconv, "CompositeExplicitAutograd")
+LIBRARY.impl("subpixel_deconv.out", _subpixel_deconv_out, "CompositeExplicitAutograd")
 
 
 def _into_out(op: Callable[..., Tensor], check: Callable[..., Any]) -> Callable[..., Tensor]:
