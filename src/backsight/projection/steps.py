@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from .. import ops
@@ -18,12 +17,6 @@ from ..maps import Tile, place, splice_base
 from .record import Record, is_linear, is_part, sources
 from .route import Windows, whole
 from .rules import Rule, is_activation, is_rectifier, is_relu
-
-_CONV_TRANSPOSE: dict[int, Callable[..., Tensor]] = {
-    1: F.conv_transpose1d,
-    2: F.conv_transpose2d,
-    3: F.conv_transpose3d,
-}
 
 
 @dataclass(frozen=True)
@@ -155,7 +148,7 @@ class Steps:
         signal = self.clean(node, signal)
         assert signal.windows is not None
         x, weight, _, stride, _, dilation, groups, *_ = node.args
-        back, weights = _CONV_TRANSPOSE[len(stride)], self.fixed[weight.index]
+        weights, none = self.fixed[weight.index], [0] * len(stride)
         at, size = window_reads(node, signal.windows.at, signal.windows.size)[x.index]
         extent = self.nodes[x.index].extent
         if signal.windows.is_whole(node.extent) and needed[x.index].is_whole(extent):
@@ -164,9 +157,13 @@ class Steps:
             cropped = [-int(rule.origin(0, n)) for rule, n in zip(rules, node.extent, strict=True)]
             more = [n - (s - 2 * c) for n, s, c in zip(extent, size, cropped, strict=True)]
             if all(0 <= m < max(s, d) for m, s, d in zip(more, stride, dilation, strict=True)):
-                value = back(signal.value, weights, None, stride, cropped, more, groups, dilation)
+                value = ops.subpixel_deconv(
+                    signal.value, weights, None, stride, cropped, more, groups, dilation
+                )
                 return Signal(value, needed[x.index])
-        value = back(signal.value, weights, None, stride, 0, 0, groups, dilation)
+        value = ops.subpixel_deconv(
+            signal.value, weights, None, stride, none, none, groups, dilation
+        )
         windows = Windows(at, size)
         return Signal(value, windows, windows.is_inside(extent))
 
