@@ -18,7 +18,7 @@ import backsight
 import backsight.nn
 from architectures import dcgan, segnet, unet
 from backsight.methods import acceleration
-from nets import seeded
+from nets import calibrate, random_images, seeded
 
 
 def upsampler(dims: int) -> nn.Module:
@@ -168,6 +168,19 @@ class TestCarried:
         with torch.no_grad():
             assert_same([program.module()(x)], [expected], 1e-5)
 
+    @pytest.mark.parametrize("strict", [False, True])
+    def test_exported_for_any_batch(self, net: str, strict: bool) -> None:
+        model, x = build(net, torch.float32)
+        model.eval()
+        backsight.accelerate(model)
+        more = torch.cat([x, x + 1, x - 1])
+        batch = ({0: torch.export.Dim("batch")},)
+        program = torch.export.export(
+            model, (torch.cat([x, x]),), dynamic_shapes=batch, strict=strict
+        )
+        with torch.no_grad():
+            assert_same([program.module()(more)], [model(more)], 1e-5)
+
     def test_compiled(self, net: str) -> None:
         model, x = build(net, torch.float32)
         torch.compiler.reset()
@@ -254,6 +267,22 @@ class TestCarried:
         for got, wanted in zip(results(model, x), expected, strict=True):
             assert torch.equal(got, wanted)
         assert backsight.restore(model) == ()
+
+
+def test_an_accelerated_model_is_swept_by_windows() -> None:
+    model = calibrate(seeded(lambda: unet(width=0.1, depth=2)), random_images((3, 32, 32), 2))
+    image = random_images((3, 48, 48), seed=1)
+    arguments: dict[str, Any] = {"window": 8, "stride": 8, "region": "all"}
+    expected = backsight.occlusion(model, image, **arguments)
+    signal = backsight.project(model, image, "up.1", [[0, 2, 20, 20]])
+    backsight.accelerate(model)
+    found = backsight.occlusion(model, image, **arguments)
+    assert "barriers               none" in str(found.plan)
+    assert torch.equal(found.drops, expected.drops)
+    assert found.drops.any()
+    again = backsight.project(model, image, "up.1", [[0, 2, 20, 20]])
+    assert torch.equal(again.pictures, signal.pictures)
+    assert signal.pictures.any()
 
 
 class Own(nn.ConvTranspose2d):

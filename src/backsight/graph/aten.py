@@ -188,10 +188,10 @@ def _convolution(call: OnNodes) -> Translation | None:
 
 def _conv_transpose(call: OnNodes) -> Translation | None:
     b = call.bound()
-    if not call.on_map or not call.fixed(b["weight"]):
+    if not call.on_map or not call.fixed(b["weight"]) or b.get("relu"):
         return None
     args = (
-        b["input"],
+        b["x"] if "x" in b else b["input"],  # of our own op, which accelerated models call
         b["weight"],
         b.get("bias"),
         *(call.sizes(b[name]) for name in ("stride", "padding", "output_padding")),
@@ -538,6 +538,7 @@ _TRANSLATORS: dict[str, Callable[[OnNodes], Translation | None]] = {
     "pad": _pad,
     "constant_pad_nd": _pad,
     "conv_transpose": _conv_transpose,
+    "subpixel_deconv.default": _conv_transpose,
     **dict.fromkeys(
         (
             "upsample_nearest1d",

@@ -487,10 +487,10 @@ def _check_switched(
         )
     _check_pool(op, size, *pool)
     if all(place is None for place in places):
-        if len(switches) != len(x):
+        if switches.shape[0] != x.shape[0]:  # len() would fix a symbolic size
             raise ValueError(
-                f"{op}: expected switches of {len(x)} maps, as many as {name} has, "
-                f"got {len(switches)}"
+                f"{op}: expected switches of {x.shape[0]} maps, as many as {name} has, "
+                f"got {switches.shape[0]}"
             )
         return False
     base_index, y_at, window_at = places
@@ -499,9 +499,9 @@ def _check_switched(
             f"{op}: expected base_index, y_at and window_at together for windows, and none of them "
             "for whole maps"
         )
-    _check_integers(op, "base_index", base_index, (len(x),), x)
-    _check_integers(op, "y_at", y_at, (len(x), dims), x)
-    _check_integers(op, "window_at", window_at, (len(x), dims), x)
+    _check_integers(op, "base_index", base_index, (x.shape[0],), x)
+    _check_integers(op, "y_at", y_at, (x.shape[0], dims), x)
+    _check_integers(op, "window_at", window_at, (x.shape[0], dims), x)
     return True
 
 
