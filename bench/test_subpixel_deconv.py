@@ -180,7 +180,9 @@ def test_family(family: str, report: Report, benchmark: Any) -> None:
                 "kernel / stride": f"{layer.kernel} / {layer.stride}",
                 "path": path,
                 **{
-                    f"{who} {name}": duration(seconds.get(f"{who} {name}", math.nan))
+                    f"{who} {name}": duration(seconds[f"{who} {name}"])
+                    if f"{who} {name}" in seconds
+                    else "-"
                     for name in FORMATS
                     for who in ("ours", "torch")
                 },

@@ -70,6 +70,9 @@ class _Plan(NamedTuple):
     path: str  # that "auto" takes
     how: str  # that "phase" takes: "product", "joint" or "each"
     turn: bool  # "torch" runs channels last, whatever the caller's layout is
+    code: int  # of the dtype
+    kernel: Ints
+    packed: bool  # weight is contiguous
 
 
 # Channels of a group up to which our own kernel is the faster one.
@@ -109,7 +112,7 @@ def _choice(
             return "phase", False
         if own and dtype != torch.float64 and (spread or not channels_last):
             return "direct", False
-    if dtype == torch.float32 and channels_last and dims == 1 and joint and spread:
+    if dtype == torch.float32 and dims == 1 and joint and spread:
         return ("phase" if 16 * math.prod(weight) <= outputs else "torch"), False
     if dtype != torch.float32 or channels_last or dims == 1:
         return "torch", False
@@ -153,7 +156,8 @@ def _plan(
         products = kernel == stride and max(output_padding) == 0 and dtype != torch.bfloat16
         if products and not last and x.is_contiguous():
             how = "product"
-    return _Plan(shape, strides, last, path, how, turn)
+    packed = weight.is_contiguous()
+    return _Plan(shape, strides, last, path, how, turn, DTYPES[dtype], tuple(kernel), packed)
 
 
 def _planned(x: Tensor, weight: Tensor, bias: Tensor | None, args: tuple[Any, ...]) -> _Plan:
@@ -363,7 +367,9 @@ def _by_joint(
     out: Tensor,
 ) -> None:
     """All phases as one convolution with prod(stride) times the output channels."""
-    x, packed = _turned(x), pack_deconv(weight, stride)
+    lines = x.dim() == 3 and x.is_contiguous() and out.is_contiguous()
+    packed = pack_deconv(weight, stride)
+    x = x if lines else _turned(x)
     channels, phases = out.shape[1], math.prod(stride)
     around, first = [], []
     axes = zip(x.shape[2:], out.shape[2:], packed.shape[2:], stride, padding, strict=True)
@@ -372,6 +378,14 @@ def _by_joint(
         pad = max(taps - 1 - p // s, (size - 1 + p) // s - (n - 1), 0)
         around.append(pad)
         first.append(p + (pad - taps + 1) * s)
+    if lines:  # the phases of a channel one after the other, each a line of cells
+        packed = packed.unflatten(0, (phases, channels)).transpose(0, 1).flatten(0, 1).contiguous()
+        if bias is not None:
+            bias = bias.repeat_interleave(phases)
+        y = torch.conv1d(x, packed, bias, 1, around).contiguous()
+        n = y.shape[2]
+        lie: tuple[int, int, Ints, Ints] = (channels * phases * n, phases * n, (1,), (n,))
+        return _interleave(y, lie, stride, tuple(first), None, relu, out)
     if bias is not None:
         bias = bias.repeat(phases)
     if x.dim() == 3:  # torch knows channels last from two axes on
@@ -380,13 +394,13 @@ def _by_joint(
         y = _CONV[x.dim() - 2](x, packed, bias, 1, around)
     y = laid_out(y, True)
     cells = y.shape[2:]
-    strides = (
+    lie = (
         math.prod(cells) * phases * channels,
         1,
         tuple(n * phases * channels for n in _steps(*cells)),
         tuple(n * channels for n in _steps(*stride)),
     )
-    _interleave(y, strides, stride, tuple(first), None, relu, out)
+    return _interleave(y, lie, stride, tuple(first), None, relu, out)
 
 
 def _by_phase(
@@ -420,7 +434,7 @@ def _by_kernel(
     out: Tensor,
 ) -> Tensor:
     stride, padding, _, groups, dilation = args
-    if not weight.is_contiguous():
+    if not plan.packed:
         weight = weight.contiguous()  # named: the copies live until the kernel has run
     if bias is not None:
         bias = bias.contiguous()
@@ -430,10 +444,10 @@ def _by_kernel(
     launch(
         "subpixel_deconv",
         x,
-        DTYPES[x.dtype],
+        plan.code,
         relu,
         groups,
-        weight.shape[2:],
+        plan.kernel,
         stride,
         padding,
         dilation,
@@ -475,7 +489,7 @@ def _subpixel_deconv(
         # What has one pixel, or none, lies either way: only its strides may be others.
         return y.as_strided(plan.shape, plan.strides)
     if out is None:
-        out = torch.empty_strided(plan.shape, plan.strides, dtype=x.dtype, device=x.device)
+        out = x.new_empty_strided(plan.shape, plan.strides)
     run = _by_kernel if path == "direct" else _by_phase
     return run(x, weight, bias, args, plan, relu, out)
 
@@ -661,12 +675,12 @@ def subpixel_deconv(
         RuntimeError: a gradient is asked for with `out`.
     """
     args = _geometry(x, stride, padding, output_padding, groups, dilation)
+    if out is None and _is_plain(x, weight, bias):
+        return _subpixel_deconv(x, weight, bias, *args, relu)
     if out is not None:
         result: Tensor = torch.ops.backsight.subpixel_deconv.out(
             x, weight, bias, *args, relu, out=out
         )
-    elif _is_plain(x, weight, bias):
-        result = _subpixel_deconv(x, weight, bias, *args, relu)
     else:
         result = torch.ops.backsight.subpixel_deconv.default(x, weight, bias, *args, relu)
     return result
