@@ -67,7 +67,9 @@ HD void deconv_element(const SubpixelDeconvParams& p, int64_t i) {
     rest = divide(i, out.c);
     c = i - rest * out.c;
   }
-  ROLLED
+#ifdef __CUDA_ARCH__
+#pragma unroll
+#endif
   for (int axis = kAxes - 1; axis >= 0; --axis) {
     const int64_t outer = divide(rest, out.size[axis]);
     at[axis] = rest - outer * out.size[axis];
