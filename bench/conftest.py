@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -39,16 +40,21 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     session.config.stash[COLLECTED] = {Path(item.path).name for item in session.items}
 
 
-def add_random_graphs(report: Report) -> None:
-    """What the long run of tests/test_occlusion_oracle.py (marked slow) has left."""
-    files = sorted((HERE / "results" / "random_graphs").glob("*.json"))
+def records(name: str, count: str) -> tuple[list[dict[str, Any]], str]:
+    """What a long run of tests (marked slow) has left in results/, and which seeds those were."""
+    files = sorted((HERE / "results" / name).glob("*.json"))
     found = [json.loads(file.read_text()) for file in files]
+    seeds = [f"{f['first']}-{f['first'] + f[count] - 1}" for f in found]
+    return found, f"{len(seeds)} runs: {seeds[0]} ... {seeds[-1]}" if seeds else ""
+
+
+def add_random_graphs(report: Report) -> None:
+    found, seeds = records("random_graphs", "graphs")
     if found:
-        seeds = [f"{f['first']}-{f['first'] + f['graphs'] - 1}" for f in found]
         report.add(
             "Random graphs against the fp64 oracle",
             {
-                "seeds": f"{len(seeds)} runs: {seeds[0]} ... {seeds[-1]}",
+                "seeds": seeds,
                 "graphs": str(sum(f["graphs"] for f in found)),
                 "moved by their boxes": str(sum(f["moved"] for f in found)),
                 "largest error, fp32": f"{max(f['fp32'] for f in found):.0e}",
@@ -62,12 +68,31 @@ def add_random_graphs(report: Report) -> None:
         )
 
 
+def add_configurations(report: Report) -> None:
+    found, seeds = records("deconv_configurations", "configurations")
+    if found:
+        section = "Random configurations of subpixel_deconv against torch's"
+        report.add(
+            section,
+            {
+                "seeds": seeds,
+                "configurations": str(sum(f["configurations"] for f in found)),
+                "with an output": str(sum(f["not empty"] for f in found)),
+            },
+        )
+        report.remark(
+            section,
+            "Not timed: from the last run of `pytest -m slow tests/ops/test_subpixel_deconv.py`.",
+        )
+
+
 def pytest_terminal_summary(
     terminalreporter: pytest.TerminalReporter, config: pytest.Config
 ) -> None:
     if not REPORT.sections:
         return
     add_random_graphs(REPORT)
+    add_configurations(REPORT)
     text = REPORT.markdown()
     terminalreporter.write_line("")
     terminalreporter.write_line(text)
