@@ -112,8 +112,6 @@ def _choice(
             return "phase", False
         if own and dtype != torch.float64 and (spread or not channels_last):
             return "direct", False
-    if dtype == torch.float32 and dims == 1 and joint and spread:
-        return ("phase" if 16 * math.prod(weight) <= outputs else "torch"), False
     if dtype != torch.float32 or channels_last or dims == 1:
         return "torch", False
     if tuple(kernel) == stride:
