@@ -196,13 +196,14 @@ void unpool_pixels(const MaxUnpoolParams& p, int64_t begin, int64_t end) {
   if (kStream) writer.finish();
 }
 
-// A contiguous x of whole maps, each value to its cell, window by window in raster order. A plane
-// is one thread's, so that nothing depends on their number; its cells become 0 just before values
-// come to them, while they are in the nearest cache.
+// Whole maps, each value to its cell, window by window in raster order. A plane, or a map whose few
+// channels are last, is one thread's, so that nothing depends on their number; its cells become 0
+// just before values come to them, while they are in the nearest cache.
 template <typename T>
 class PlaneScatter {
  public:
-  explicit PlaneScatter(const MaxUnpoolParams& p) : p_(p) {
+  PlaneScatter(const MaxUnpoolParams& p, bool channels_last)
+      : p_(p), channels_(channels_last ? p.x.c : 1), planes_(p.x.n * p.x.c / channels_) {
     for (int64_t k = 0; k < cells_of(p.pool); ++k) {
       const Cell cell = cell_of_offset(p.pool, k);
       int64_t from = 0;
@@ -212,11 +213,13 @@ class PlaneScatter {
     }
   }
 
+  int64_t planes() const { return planes_; }
+
   // Planes [begin, end).
   void run(int64_t begin, int64_t end) const {
     const View &x = p_.x, &y = p_.y;
-    const int64_t count = x.size[0] * x.size[1] * x.size[2];
-    const int64_t windows = y.size[0] * y.size[1] * y.size[2];
+    const int64_t count = x.size[0] * x.size[1] * x.size[2] * channels_;
+    const int64_t windows = y.size[0] * y.size[1] * y.size[2] * channels_;
     for (int64_t plane = begin; plane < end; ++plane) {
       T* const to = reinterpret_cast<T*>(x.data) + plane * count;
       const T* from = reinterpret_cast<const T*>(y.data) + plane * windows;
@@ -232,13 +235,14 @@ class PlaneScatter {
         for (int64_t oy = 0; oy < y.size[1]; ++oy) {
           const int64_t row =
               std::min(cell_at(p_.pool, 1, oy, p_.pool.kernel[1] - 1), x.size[1] - 1);
-          const int64_t reached = (z * x.size[1] + row + 1) * x.size[2];
+          const int64_t reached = (z * x.size[1] + row + 1) * x.size[2] * channels_;
           if (reached > zeroed) zero_to(std::min(std::max(reached, zeroed + kAhead), count));
           T* const first = to + cell_at(p_.pool, 0, oz, 0) * x.stride[0] +
-                           cell_at(p_.pool, 1, oy, 0) * x.stride[1] + cell_at(p_.pool, 2, 0, 0);
+                           cell_at(p_.pool, 1, oy, 0) * x.stride[1] +
+                           cell_at(p_.pool, 2, 0, 0) * x.stride[2];
           p_.set ? scatter<true>(from, switches, first) : scatter<false>(from, switches, first);
-          from += y.size[2];
-          switches += y.size[2];
+          from += y.size[2] * channels_;
+          switches += y.size[2] * channels_;
         }
       }
       zero_to(count);
@@ -252,14 +256,16 @@ class PlaneScatter {
   template <bool kSet>
   void scatter(const T* from, const uint8_t* switches, T* first) const {
     const int64_t* const cells = cells_.data();
-    const int64_t step = p_.pool.stride[2], count = p_.y.size[2];
-    for (int64_t i = 0; i < count; ++i) {
-      T* const cell = first + i * step + cells[switches[i]];
-      *cell = kSet ? from[i] : *cell + from[i];
-    }
+    const int64_t step = p_.pool.stride[2] * p_.x.stride[2], channels = channels_;
+    for (int64_t o = 0; o < p_.y.size[2]; ++o, first += step)
+      for (int64_t c = 0; c < channels; ++c, ++from, ++switches) {
+        T* const cell = first + cells[*switches] + c;
+        *cell = kSet ? *from : *cell + *from;
+      }
   }
 
   const MaxUnpoolParams& p_;
+  int64_t channels_, planes_;
   std::vector<int64_t> cells_;  // elements from the first cell of a window to each of its cells
 };
 
@@ -596,10 +602,13 @@ void check_switches(const MaxUnpoolParams& p, int threads, Errors& errors) {
                   [&](int64_t begin, int64_t end) { errors.found(!edges.are_right(begin, end)); });
 }
 
-// Whether whole maps go back window by window: 16-bit floats are added up as floats.
+// Whether whole maps go back window by window. 16-bit floats are added up as floats, and channels
+// that fill vectors are gathered faster.
 template <typename T>
-bool scatters(const MaxUnpoolParams& p, int threads) {
-  return sizeof(T) >= 4 && !p.base_index && !p.relu && p.x.n * p.x.c >= threads;
+bool scatters(const MaxUnpoolParams& p, bool channels_last, int threads) {
+  if (sizeof(T) < 4 || p.base_index || p.relu || p.switch_bytes > 1) return false;
+  if (!channels_last) return p.x.n * p.x.c >= threads;
+  return p.x.c * int64_t{sizeof(T)} < 64 && p.x.n >= threads;
 }
 
 }  // namespace
@@ -614,7 +623,13 @@ void max_unpool(const MaxUnpoolParams& p, int threads) {
   with_element(p.dtype, [&](auto t) {
     using T = decltype(t);
     const bool last = channels_last(p.x) && p.y.stride_c == 1 && p.switches.stride_c == 1;
-    if (p.switch_bytes > 1 || (last && p.x.c * int64_t{sizeof(T)} < 16)) {
+    if (scatters<T>(p, last, threads)) {
+      if constexpr (sizeof(T) >= 4) {
+        const PlaneScatter<T> planes(p, last);
+        parallel_chunks(planes.planes(), bytes, threads,
+                        [&](int64_t begin, int64_t end) { planes.run(begin, end); });
+      }
+    } else if (p.switch_bytes > 1 || (last && p.x.c * int64_t{sizeof(T)} < 16)) {
       parallel_chunks(count, bytes, threads, [&](int64_t begin, int64_t end) {
         last ? unpool_elements<true>(p, begin, end) : unpool_elements<false>(p, begin, end);
       });
@@ -624,12 +639,6 @@ void max_unpool(const MaxUnpoolParams& p, int threads) {
           p.x.n * p.x.size[0] * p.x.size[1], bytes, threads, [&](int64_t begin, int64_t end) {
             stream ? unpool_pixels<T, true>(p, begin, end) : unpool_pixels<T, false>(p, begin, end);
           });
-    } else if (scatters<T>(p, threads)) {
-      if constexpr (sizeof(T) >= 4) {
-        const PlaneScatter<T> planes(p);
-        parallel_chunks(p.x.n * p.x.c, bytes, threads,
-                        [&](int64_t begin, int64_t end) { planes.run(begin, end); });
-      }
     } else {
       const auto run = [&](const auto& planes) {
         parallel_chunks(planes.items(), bytes, threads,
