@@ -8,6 +8,7 @@ from backsight.methods.acceleration import Acceleration, accelerate, restore
 from backsight.methods.occlusion import occlusion, plan
 from backsight.methods.projection import Projection, project
 from backsight.methods.rules import rules
+from backsight.methods.saliency import Saliency, saliency
 from backsight.methods.search import TopActivations, top_activations
 from backsight.sweep.plan import Plan
 from backsight.sweep.result import Occlusion
@@ -18,6 +19,7 @@ __all__ = [
     "Occlusion",
     "Plan",
     "Projection",
+    "Saliency",
     "TopActivations",
     "__version__",
     "accelerate",
@@ -28,6 +30,7 @@ __all__ = [
     "project",
     "restore",
     "rules",
+    "saliency",
     "show_config",
     "top_activations",
 ]

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from backsight.cli.commands import views
+from backsight.cli.contents import DECISIONS, NETWORK, PACKAGE, UNITS, app
 from backsight.cli.options import (
     Classes,
     Crop,
@@ -27,12 +29,7 @@ from backsight.cli.options import (
     Weights,
 )
 
-app = typer.Typer(
-    add_completion=False,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
+__all__ = ["app", "views"]
 
 
 def _version(wanted: bool) -> None:
@@ -52,7 +49,7 @@ def backsight(
     """Which pixels a convolutional network's decision hangs on."""
 
 
-@app.command()
+@app.command(rich_help_panel=PACKAGE)
 def config() -> None:
     """Print the instruction set, CUDA, threads and versions in use."""
     from backsight.config import show_config
@@ -62,11 +59,16 @@ def config() -> None:
 
 @app.command(
     "occlusion",
+    rich_help_panel=DECISIONS,
     help="Cover photos piece by piece and measure what each box costs a class. "
     "Writes an overlay (.png), the raw result (.npz) and what was found (.json) of each photo "
     "into DIR, as NAME.occlusion.*: all of them, or none.",
 )
-@app.command("plan", help="Print what occlusion with the same options would compute.")
+@app.command(
+    "plan",
+    rich_help_panel=DECISIONS,
+    help="Print what occlusion with the same options would compute.",
+)
 def occlusion(
     context: typer.Context,
     photos: Photos,
@@ -228,7 +230,7 @@ def occlusion(
     raise typer.Exit(code)
 
 
-@app.command()
+@app.command(rich_help_panel=NETWORK)
 def layers(
     model: Model = "squeezenet",
     weights: Weights = None,
@@ -247,6 +249,7 @@ def layers(
 
 
 @app.command(
+    rich_help_panel=UNITS,
     help="Send units of a layer back to the pixels that they see, photo by photo. "
     "Writes a picture (.png), the raw projections (.npz) and what was found (.json) of each photo "
     "into DIR, as NAME.deconv.*: all of them, or none.",
@@ -307,6 +310,7 @@ def deconv(
 
 
 @app.command(
+    rich_help_panel=UNITS,
     help="Find the pictures that excite each channel of a layer most, and send those units back "
     "to the pixels. Writes a sheet (units.png: what excites a channel, and below it what of it), "
     "the raw projections (units.npz) and what was found (units.json) into DIR: all of them, or "

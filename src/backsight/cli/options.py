@@ -50,6 +50,13 @@ Std = Annotated[
 ]
 Dtype = Annotated[str, typer.Option(metavar="float32|bfloat16|float64", help="What to compute in.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")]
+Target = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME|INDEX",
+        help="The class: index, name or unambiguous part of a name. [the strongest one]",
+    ),
+]
 Out = Annotated[str, typer.Option("-o", "--out", metavar="DIR", help="Where the results go.")]
 Json = Annotated[
     bool, typer.Option("--json", help="Print a JSON object for each result, a line each.")

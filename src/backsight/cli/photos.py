@@ -15,8 +15,13 @@ from backsight.io import pictures
 __all__ = ["each", "expanded", "names"]
 
 #: What the pictures that the commands write are called, or end in; they are no photos.
-_OURS = (".occlusion.png", ".readings.png", ".deconv.png")
-_SHEET = "units.png"
+_VIEWS = (
+    *("activations", "cam", "class-model", "deconv", "detections", "dream", "faithfulness", "fool"),
+    *("fully-convolutional", "occlusion", "readings", "receptive-field", "rotation", "saliency"),
+    "style",
+)
+_OURS = tuple(f".{view}.png" for view in _VIEWS)
+_SHEETS = ("units.png", "filters.png", "feature-map.png", "class-model.png")
 
 R = TypeVar("R", bound=Reader)
 
@@ -33,7 +38,7 @@ def expanded(photos: Sequence[Path]) -> list[Path]:
 
 
 def _is_ours(name: str) -> bool:
-    return name == _SHEET or name.endswith(_OURS)
+    return name in _SHEETS or name.endswith(_OURS)
 
 
 def names(photos: Sequence[Path]) -> dict[Path, str]:

@@ -138,6 +138,12 @@ class Call(nn.Module):
         return kept[-1]
 
     @property
+    def named(self) -> nn.Module:
+        """The module of the layer."""
+        assert self._module is not None
+        return self._module
+
+    @property
     def owner(self) -> nn.Module | None:
         """The user's module, where the model is one."""
         return self.model if isinstance(self.model, nn.Module) else None

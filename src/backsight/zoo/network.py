@@ -115,6 +115,16 @@ class Preprocessing:
         values = (values * np.float32(self.scale) - mean) / std
         return torch.from_numpy(values).permute(2, 0, 1)[None].contiguous()
 
+    def photo(self, image: Tensor) -> Pixels:
+        """What `tensor` makes of pixels, back: ``(3, h, w)`` to ``(h, w, 3)`` uint8 RGB, rounded;
+        what lies outside 0..255 is cut off.
+        """
+        values = image.detach().cpu().float().permute(1, 2, 0).numpy()
+        mean, std = np.array(self.mean, np.float32), np.array(self.std, np.float32)
+        values = (values * std + mean) / np.float32(self.scale)
+        values = values[..., ::-1] if self.bgr else values
+        return np.ascontiguousarray(values.round().clip(0, 255).astype(np.uint8))
+
     def color(self, rgb: Sequence[float]) -> Tensor:
         """One colour, red, green and blue in 0..255, as a ``(1, 3, 1, 1)`` float32 input.
 
