@@ -3,6 +3,7 @@
 // An array comes as three arguments: data_ptr, shape and stride, both (n, c, *spatial).
 #include <pybind11/pybind11.h>
 
+#include <cstdlib>
 #include <string>
 #include <type_traits>
 
@@ -229,6 +230,21 @@ SubpixelDeconvParams subpixel_deconv_params(int dtype, bool relu, int64_t groups
   return p;
 }
 
+// A call of subpixel_deconv of which only the arrays' places are left open: taking shapes and
+// strides out of Python takes longer than a small kernel.
+struct PlannedDeconv {
+  SubpixelDeconvParams params;
+  void run(int threads, uintptr_t x, uintptr_t weight, uintptr_t bias, uintptr_t out) const {
+    SubpixelDeconvParams p = params;
+    p.x.data = reinterpret_cast<char*>(x);
+    p.weight = reinterpret_cast<const char*>(weight);
+    p.bias = reinterpret_cast<const char*>(bias);
+    p.out.data = reinterpret_cast<char*>(out);
+    py::gil_scoped_release release;
+    cpu::subpixel_deconv(p, threads);
+  }
+};
+
 DeconvInterleaveParams deconv_interleave_params(int dtype, bool relu, uintptr_t phases,
                                                 int64_t phases_n, int64_t channel, py::handle cell,
                                                 py::handle phase, py::handle stride,
@@ -289,7 +305,22 @@ PYBIND11_MODULE(_C, m) {
     return py::make_tuple(info.runtime, info.driver, info.devices);
   });
 #endif
+  // os.environ takes as long as a small kernel to say that something is not there.
+  m.def("getenv", [](const char* name) { return std::getenv(name); });
+  m.def("digest_cpu", [](int threads, uintptr_t data, int64_t bytes) {
+    py::gil_scoped_release release;
+    return cpu::digest(reinterpret_cast<const void*>(data), bytes, threads);
+  });
   m.def("heatmap_workspace", &workspace_of_heatmap);
+  py::class_<PlannedDeconv>(m, "PlannedDeconv")
+      .def(py::init([](int dtype, bool relu, int64_t groups, py::handle kernel, py::handle stride,
+                       py::handle padding, py::handle dilation, py::handle x_shape,
+                       py::handle x_stride, py::handle out_shape, py::handle out_stride) {
+        return PlannedDeconv{subpixel_deconv_params(dtype, relu, groups, kernel, stride, padding,
+                                                    dilation, 0, x_shape, x_stride, 0, 0, 0,
+                                                    out_shape, out_stride)};
+      }))
+      .def("run", &PlannedDeconv::run);
   def_op(m, "deconv_interleave", &deconv_interleave_params, &cpu::deconv_interleave, nullptr);
   def_op(m, "heatmap", &heatmap_params, &cpu::heatmap, CUDA_OR_NULL(cuda::heatmap));
   def_op(m, "heatmap_phases", &heatmap_params, &cpu::heatmap_phases, nullptr);

@@ -240,6 +240,9 @@ struct DeconvInterleaveParams {
 
 namespace cpu {
 void deconv_interleave(const DeconvInterleaveParams& p, int threads);
+// A number for so many bytes: equal for equal bytes, whatever `threads` is and on every instruction
+// set; for others the same only by an accident of one in 2^64. No defence against an attacker.
+uint64_t digest(const void* data, int64_t bytes, int threads);
 void heatmap(const HeatmapParams& p, int threads);
 // What cuda::heatmap does, its threads one after the other, whatever `threads` is; for tests.
 void heatmap_phases(const HeatmapParams& p, int threads);

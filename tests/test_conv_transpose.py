@@ -15,8 +15,8 @@ from torch import nn as torch_nn
 from torch.nn import functional as TF
 
 import backsight
+from backsight import _C, nn
 from backsight import functional as F
-from backsight import nn
 
 CASES: list[dict[str, Any]] = [
     {},
@@ -285,3 +285,103 @@ def test_show_config_names_the_path(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BACKSIGHT_DECONV", "fast")
     with pytest.raises(ValueError, match=r"BACKSIGHT_DECONV.*got 'fast'"):
         F.conv_transpose2d(x, weight)
+
+
+LARGE = [(2, (512, 512, 2, 2), (2, 512, 3, 4)), (1, (256, 128, 16, 8, 4), (2, 256, 20))]
+
+
+@pytest.mark.parametrize(("dims", "arguments", "shape"), LARGE)
+class TestKeptFilters:
+    """Filters so large that modules keep them in oneDNN's layout."""
+
+    def pair(self, dims: int, arguments: Any, shape: Any, last: bool) -> tuple[Any, Any, Tensor]:
+        torch.manual_seed(0)
+        theirs = make(torch_nn, dims, *arguments)
+        ours = make(nn, dims, *arguments)
+        ours.load_state_dict(theirs.state_dict())
+        x = torch.randn(shape)
+        if last:
+            x = x.movedim(1, -1).contiguous().movedim(-1, 1)
+        return theirs, ours, x
+
+    @pytest.mark.parametrize("last", [False, True])
+    def test_equal_torch_whatever_is_written_how(
+        self, dims: int, arguments: Any, shape: Any, last: bool
+    ) -> None:
+        theirs, ours, x = self.pair(dims, arguments, shape, last)
+        writes = [
+            lambda w: None,
+            lambda w: w.data.mul_(1.5),
+            lambda w: w.detach().numpy().flat.__setitem__(7, 3.0),
+            lambda w: w.add_(0.25),
+            lambda w: w.data.view(-1)[:2].copy_(w.data.view(-1)[:2].flip(0)),
+        ]
+        seen = []
+        with torch.no_grad():
+            for write in writes:
+                for module in (theirs, ours):
+                    write(module.weight)
+                expected, found = theirs(x), ours(x)
+                seen.append(expected)
+                scale = float(expected.abs().max())
+                torch.testing.assert_close(found, expected, rtol=0, atol=1e-5 * scale)
+                assert found.stride() == expected.stride() or dims == 1
+                assert torch.equal(found, ours(x))  # the first call is as all that follow
+        moved = [float((a - b).abs().max()) for a, b in itertools.pairwise(seen)]
+        assert min(moved) > 1e-3
+        assert nn.kept_bytes(ours) >= ours.weight.nbytes
+
+    def test_are_kept_within_bounds_and_by_no_copy(
+        self, dims: int, arguments: Any, shape: Any
+    ) -> None:
+        _, ours, x = self.pair(dims, arguments, shape, False)
+        with torch.no_grad():
+            for n in range(2, 9):
+                ours(x[..., :n].contiguous())
+        assert ours.weight.nbytes <= nn.kept_bytes(ours) <= 3 * ours.weight.nbytes
+        keys = list(ours.state_dict())
+        again = pickle.loads(pickle.dumps(copy.deepcopy(ours)))
+        assert list(again.state_dict()) == keys
+        assert nn.kept_bytes(again) == 0
+        with torch.no_grad():
+            assert torch.equal(again(x), ours(x))
+
+    def test_are_not_used_where_gradients_are(self, dims: int, arguments: Any, shape: Any) -> None:
+        theirs, ours, x = self.pair(dims, arguments, shape, False)
+        found, expected = ours(x), theirs(x)
+        assert nn.kept_bytes(ours) == 0
+        found.sum().backward()
+        expected.sum().backward()
+        assert float(theirs.weight.grad.abs().max()) > 0
+        torch.testing.assert_close(ours.weight.grad, theirs.weight.grad, rtol=1e-4, atol=1e-4)
+
+    def test_are_not_used_where_another_path_is_forced(
+        self, dims: int, arguments: Any, shape: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        _, ours, x = self.pair(dims, arguments, shape, False)
+        monkeypatch.setenv("BACKSIGHT_DECONV", "torch")
+        with torch.no_grad():
+            ours(x)
+        assert nn.kept_bytes(ours) == 0
+
+
+@pytest.mark.parametrize("bytes_", [0, 1, 63, 64, 65, 200, 32 * 1024 + 8, 3 * 32 * 1024 + 5])
+def test_digest_sees_every_byte_and_its_place(bytes_: int) -> None:
+    rng = torch.Generator().manual_seed(bytes_)
+    data = torch.randint(0, 256, (bytes_,), dtype=torch.uint8, generator=rng)
+
+    def digest(threads: int = 1) -> int:
+        return _C.digest_cpu(threads, data.data_ptr(), bytes_)
+
+    first = digest()
+    assert first == digest(4)
+    found = {first}
+    places = range(bytes_) if bytes_ < 300 else range(0, bytes_, 997)
+    for place in places:
+        data[place] ^= 16
+        found.add(digest(2))
+        data[place] ^= 16
+    assert len(found) == len(places) + 1
+    if bytes_ > 64:
+        data[:32], data[32:64] = data[32:64].clone(), data[:32].clone()
+        assert digest() not in found

@@ -241,3 +241,28 @@ class TestRefuses:
         args = {"input": y, "indices": switches, "kernel_size": 2} | change
         with pytest.raises(error, match=message):
             F.max_unpool2d(**args)
+
+
+@pytest.mark.parametrize("dims", [1, 2, 3])
+class TestTransforms:
+    def test_forward_mode_and_vmap_are_torchs(self, dims: int) -> None:
+        torch.manual_seed(0)
+        x, tangent = torch.randn(2, 2, 3, *[6] * dims).double()
+        ours, theirs = (getattr(module, f"max_pool{dims}d") for module in (F, TF))
+        expected = torch.func.jvp(lambda x: theirs(x, 2), (x,), (tangent,))
+        found = torch.func.jvp(lambda x: ours(x, 2), (x,), (tangent,))
+        assert float(expected[1].abs().max()) > 0
+        torch.testing.assert_close(found, expected, rtol=0, atol=0)
+        y, indices = ours(x, 2, return_indices=True)
+        batched = torch.func.vmap(lambda x: ours(x, 2, return_indices=True))(x[None])
+        assert torch.equal(batched[0][0], y)
+        assert torch.equal(batched[1][0], indices)
+
+    def test_switches_are_refused_in_a_sentence(self, dims: int) -> None:
+        x = torch.randn(2, 3, *[6] * dims)
+        pool = getattr(F, f"max_pool{dims}d_switches")
+        with pytest.raises(NotImplementedError, match=r"no transform of torch\.func"):
+            torch.func.jvp(lambda x: pool(x, 2)[0], (x,), (x,))
+        y, switches = pool(x, 2)
+        with pytest.raises(NotImplementedError, match=r"indices under torch\.func"):
+            torch.func.jvp(lambda y: getattr(F, f"max_unpool{dims}d")(y, switches, 2), (y,), (y,))

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 cuda_archs: str  # what the CUDA kernels are compiled for; empty: they are not built
 
 def cuda_info() -> tuple[int, int, str]: ...  # only if they are, like every *_cuda below
+def getenv(name: str, /) -> str | None: ...
 def isa() -> str: ...
 def limit_vector_bytes(bytes: int, /) -> None: ...
 def deconv_interleave_cpu(
@@ -24,6 +25,7 @@ def deconv_interleave_cpu(
     out_stride: Sequence[int],
     /,
 ) -> None: ...
+def digest_cpu(threads: int, data: int, bytes: int, /) -> int: ...
 def heatmap_cpu(
     threads: int,
     dtype: int,
@@ -343,6 +345,25 @@ def splice_cuda(
     out_stride: Sequence[int],
     /,
 ) -> None: ...
+
+class PlannedDeconv:
+    def __init__(
+        self,
+        dtype: int,
+        relu: bool,
+        groups: int,
+        kernel: Sequence[int],
+        stride: Sequence[int],
+        padding: Sequence[int],
+        dilation: Sequence[int],
+        x_shape: Sequence[int],
+        x_stride: Sequence[int],
+        out_shape: Sequence[int],
+        out_stride: Sequence[int],
+        /,
+    ) -> None: ...
+    def run(self, threads: int, x: int, weight: int, bias: int, out: int, /) -> None: ...
+
 def subpixel_deconv_cpu(
     threads: int,
     dtype: int,

@@ -9,13 +9,14 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from typing import Literal, NamedTuple, overload
+from typing import Any, Literal, NamedTuple, overload
 
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
 from backsight import ops
+from backsight.ops.packs import KeptFilter
 
 __all__ = [
     "Switches",
@@ -35,11 +36,18 @@ __all__ = [
 
 Ints = int | Sequence[int]
 
+_MAX_POOL: dict[int, Any] = {
+    1: torch.nn.functional.max_pool1d,
+    2: torch.nn.functional.max_pool2d,
+    3: torch.nn.functional.max_pool3d,
+}
 _CONV_TRANSPOSE = {
     1: torch.conv_transpose1d,
     2: torch.conv_transpose2d,
     3: torch.conv_transpose3d,
 }
+
+_NO_TANGENTS = "switches have neither tangents nor batches of their own"
 
 
 class Switches(NamedTuple):
@@ -78,6 +86,8 @@ class Switches(NamedTuple):
 
 def _ints(op: str, name: str, value: Ints, dims: int) -> tuple[int, ...]:
     """`value` as one int for each axis."""
+    if type(value) is tuple and len(value) == dims:
+        return value
     values = (value,) if isinstance(value, int) else tuple(value)
     if len(values) == 1:
         values *= dims
@@ -106,6 +116,8 @@ def _pool(
     dilation: Ints,
     ceil_mode: bool,
 ) -> tuple[Tensor, Switches]:
+    if _transformed():
+        raise NotImplementedError(f"{op}: expected no transform of torch.func: {_NO_TANGENTS}")
     x, alone = _batched(op, input, dims)
     kernel = _ints(op, "kernel_size", kernel_size, dims)
     # torch takes an empty stride as none
@@ -194,6 +206,8 @@ def _unpool(
     if alone:
         found = found.unsqueeze(0)
     if isinstance(indices, Switches):
+        if _transformed():
+            raise NotImplementedError(f"{op}: expected indices under torch.func: {_NO_TANGENTS}")
         if (kernel, step, pad) != indices[2:5]:
             raise ValueError(
                 f"{op}: expected the kernel_size, stride and padding of the switches, "
@@ -239,8 +253,11 @@ def max_pool1d(
 
     What is kept for the gradient is one byte a window; see `max_pool1d_switches`.
     """
-    name = "max_pool1d"
-    y, switches = _pool(name, 1, input, kernel_size, stride, padding, dilation, ceil_mode)
+    args = kernel_size, stride, padding, dilation, ceil_mode
+    if _transformed():
+        result: Tensor = _MAX_POOL[1](input, *args, return_indices=return_indices)
+        return result
+    y, switches = _pool("max_pool1d", 1, input, *args)
     return (y, switches.indices()) if return_indices else y
 
 
@@ -320,8 +337,11 @@ def max_pool2d(
 
     What is kept for the gradient is one byte a window; see `max_pool2d_switches`.
     """
-    name = "max_pool2d"
-    y, switches = _pool(name, 2, input, kernel_size, stride, padding, dilation, ceil_mode)
+    args = kernel_size, stride, padding, dilation, ceil_mode
+    if _transformed():
+        result: Tensor = _MAX_POOL[2](input, *args, return_indices=return_indices)
+        return result
+    y, switches = _pool("max_pool2d", 2, input, *args)
     return (y, switches.indices()) if return_indices else y
 
 
@@ -401,8 +421,11 @@ def max_pool3d(
 
     What is kept for the gradient is one byte a window; see `max_pool3d_switches`.
     """
-    name = "max_pool3d"
-    y, switches = _pool(name, 3, input, kernel_size, stride, padding, dilation, ceil_mode)
+    args = kernel_size, stride, padding, dilation, ceil_mode
+    if _transformed():
+        result: Tensor = _MAX_POOL[3](input, *args, return_indices=return_indices)
+        return result
+    y, switches = _pool("max_pool3d", 3, input, *args)
     return (y, switches.indices()) if return_indices else y
 
 
@@ -448,8 +471,7 @@ def max_unpool3d(
     return _unpool(name, 3, input, indices, kernel_size, stride, padding, output_size)
 
 
-def _conv_transpose(
-    op: str,
+def conv_transpose(
     dims: int,
     input: Tensor,
     weight: Tensor,
@@ -459,21 +481,29 @@ def _conv_transpose(
     output_padding: Ints,
     groups: int,
     dilation: Ints,
+    kept: KeptFilter | None = None,
 ) -> Tensor:
+    """Transposed convolution along `dims` axes; the functions and modules of that many say how.
+
+    Args:
+        kept: what holds the weight in other layouts from call to call, for a module.
+    """
     if _transformed():
         geometry = stride, padding, output_padding, groups, dilation
         result: Tensor = _CONV_TRANSPOSE[dims](input, weight, bias, *geometry)
         return result
+    op = f"conv_transpose{dims}d"
     x, alone = _batched(op, input, dims)
     y = ops.subpixel_deconv(
         x,
         weight,
         bias,
-        stride=_ints(op, "stride", stride, dims),
-        padding=_ints(op, "padding", padding, dims),
-        output_padding=_ints(op, "output_padding", output_padding, dims),
-        groups=groups,
-        dilation=_ints(op, "dilation", dilation, dims),
+        _ints(op, "stride", stride, dims),
+        _ints(op, "padding", padding, dims),
+        _ints(op, "output_padding", output_padding, dims),
+        groups,
+        _ints(op, "dilation", dilation, dims),
+        kept=kept,
     )
     return y.squeeze(0) if alone else y
 
@@ -515,10 +545,7 @@ def conv_transpose1d(
     Raises:
         TypeError, ValueError: a wrong dtype, shape, device or size; a result without a cell.
     """
-    name = "conv_transpose1d"
-    return _conv_transpose(
-        name, 1, input, weight, bias, stride, padding, output_padding, groups, dilation
-    )
+    return conv_transpose(1, input, weight, bias, stride, padding, output_padding, groups, dilation)
 
 
 def conv_transpose2d(
@@ -550,10 +577,7 @@ def conv_transpose2d(
     Raises:
         TypeError, ValueError: a wrong dtype, shape, device or size; a result without a cell.
     """
-    name = "conv_transpose2d"
-    return _conv_transpose(
-        name, 2, input, weight, bias, stride, padding, output_padding, groups, dilation
-    )
+    return conv_transpose(2, input, weight, bias, stride, padding, output_padding, groups, dilation)
 
 
 def conv_transpose3d(
@@ -585,7 +609,4 @@ def conv_transpose3d(
     Raises:
         TypeError, ValueError: a wrong dtype, shape, device or size; a result without a cell.
     """
-    name = "conv_transpose3d"
-    return _conv_transpose(
-        name, 3, input, weight, bias, stride, padding, output_padding, groups, dilation
-    )
+    return conv_transpose(3, input, weight, bias, stride, padding, output_padding, groups, dilation)

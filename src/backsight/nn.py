@@ -8,10 +8,13 @@ runs `backsight.functional`.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from weakref import WeakKeyDictionary
 
+import torch
 from torch import Tensor, nn
 
 from backsight import functional as F
+from backsight.ops.packs import KeptFilter
 
 __all__ = [
     "ConvTranspose1d",
@@ -144,48 +147,56 @@ class ConvTranspose1d(nn.ConvTranspose1d):
     """`torch.nn.ConvTranspose1d` by `backsight.functional.conv_transpose1d`."""
 
     def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
-        return F.conv_transpose1d(
-            input,
-            self.weight,
-            self.bias,
-            self.stride,
-            self.padding,  # type: ignore[arg-type]  # never a string in these modules
-            _output_padding(self, input, output_size),
-            self.groups,
-            self.dilation,
-        )
+        return _conv_transpose(self, 1, input, output_size)
 
 
 class ConvTranspose2d(nn.ConvTranspose2d):
     """`torch.nn.ConvTranspose2d` by `backsight.functional.conv_transpose2d`."""
 
     def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
-        return F.conv_transpose2d(
-            input,
-            self.weight,
-            self.bias,
-            self.stride,
-            self.padding,  # type: ignore[arg-type]  # never a string in these modules
-            _output_padding(self, input, output_size),
-            self.groups,
-            self.dilation,
-        )
+        return _conv_transpose(self, 2, input, output_size)
 
 
 class ConvTranspose3d(nn.ConvTranspose3d):
     """`torch.nn.ConvTranspose3d` by `backsight.functional.conv_transpose3d`."""
 
     def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
-        return F.conv_transpose3d(
-            input,
-            self.weight,
-            self.bias,
-            self.stride,
-            self.padding,  # type: ignore[arg-type]  # never a string in these modules
-            _output_padding(self, input, output_size),
-            self.groups,
-            self.dilation,
-        )
+        return _conv_transpose(self, 3, input, output_size)
+
+
+#: The filters of modules in oneDNN's layouts. Not on the modules, which are copied and pickled.
+_KEPT: WeakKeyDictionary[nn.Module, KeptFilter] = WeakKeyDictionary()
+
+
+def kept_bytes(module: nn.Module) -> int:
+    """Bytes of the layouts of a module's filter that are kept beside it."""
+    kept = _KEPT.get(module)
+    return 0 if kept is None else kept.bytes
+
+
+def _conv_transpose(
+    module: ConvTranspose1d | ConvTranspose2d | ConvTranspose3d,
+    dims: int,
+    input: Tensor,
+    output_size: Sequence[int] | None,
+) -> Tensor:
+    kept = None
+    if not torch.compiler.is_compiling():
+        kept = _KEPT.get(module)
+        if kept is None:
+            kept = _KEPT.setdefault(module, KeptFilter())
+    return F.conv_transpose(
+        dims,
+        input,
+        module.weight,
+        module.bias,
+        module.stride,
+        module.padding,  # type: ignore[arg-type]  # never a string in these modules
+        _output_padding(module, input, output_size),
+        module.groups,
+        module.dilation,
+        kept,
+    )
 
 
 def _output_padding(

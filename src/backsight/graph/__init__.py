@@ -1,5 +1,6 @@
 """A model captured as our own node table."""
 
+from ..ops.packs import Packs
 from .capture import capture
 from .fields import (
     is_aside,
@@ -12,7 +13,6 @@ from .fields import (
 from .fold import fold_batch_norms
 from .lower import lower
 from .node import Graph, Node, Ref
-from .packs import Packs
 from .refusals import CaptureError, NoGraphError, RefusedError, refuse_training
 
 __all__ = [

@@ -9,10 +9,10 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from ..ops.packs import Packs
 from . import kinds
 from .activations import Activation, activation_of
 from .node import Graph, Node, Ref, substitute
-from .packs import Packs
 from .preactivation import fuse_preactivations
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import os
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -12,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from backsight import _C
 from backsight.ops._launch import KEYS, is_plain, launch
 from backsight.ops._schemas import (
     DTYPES,
@@ -23,6 +23,7 @@ from backsight.ops._schemas import (
     laid_out,
     lies,
 )
+from backsight.ops.packs import KeptFilter, can_pack
 
 Ints = tuple[int, ...]
 
@@ -73,12 +74,17 @@ class _Plan(NamedTuple):
     code: int  # of the dtype
     kernel: Ints
     packed: bool  # weight is contiguous
+    call: _C.PlannedDeconv | None  # of our own kernel on the CPU, without a ReLU
+    keeps: bool  # "torch" gains by a filter in oneDNN's layout
 
 
 # Channels of a group up to which our own kernel is the faster one.
 _NARROW = 8
 # Output channels up to which a filter's phases fill the vectors that one phase would not.
 _FEW = 4
+
+# By axes: a filter of so many values is worth keeping in oneDNN's layout, for so many pixels.
+_LONG, _PIXELS = {1: 1 << 18, 2: 3 << 18}, {1: 1 << 12, 2: 1 << 10}
 
 # Products in a call that takes no time, so that the least overhead decides.
 _TINY = 1 << 13
@@ -119,6 +125,16 @@ def _choice(
     return "torch", pixels >= (256 if dims == 2 else 4096)
 
 
+def _keeps(x: Tensor, weight: Tensor, groups: int) -> bool:
+    """Whether "torch" gains by a filter that is in oneDNN's layout already: where laying it out
+    takes long beside the products, of which each of its values makes one a pixel of x."""
+    dims, pixels = x.dim() - 2, x.shape[0] * math.prod(x.shape[2:])
+    if dims > 2 or not 0 < pixels <= _PIXELS[dims] or weight.numel() < _LONG[dims]:
+        return False
+    dense = weight.is_contiguous() or lies(weight, True)
+    return dense and groups == 1 and x.dtype == torch.float32 and can_pack(x.dtype)
+
+
 @lru_cache(maxsize=1024)
 def _plan(
     dtype: torch.dtype,
@@ -154,8 +170,27 @@ def _plan(
         products = kernel == stride and max(output_padding) == 0 and dtype != torch.bfloat16
         if products and not last and x.is_contiguous():
             how = "product"
-    packed = weight.is_contiguous()
-    return _Plan(shape, strides, last, path, how, turn, DTYPES[dtype], tuple(kernel), packed)
+    call = None
+    if on_cpu:
+        call = _C.PlannedDeconv(
+            *(DTYPES[dtype], False, groups, kernel, stride, padding, dilation),
+            *(x_shape, x_stride, shape, strides),
+        )
+    dense = x.is_contiguous() or lies(x, True)
+    keeps = dense and path == "torch" and on_cpu and _keeps(x, weight, groups)
+    return _Plan(
+        shape,
+        strides,
+        last,
+        path,
+        how,
+        turn,
+        DTYPES[dtype],
+        tuple(kernel),
+        weight.is_contiguous(),
+        call,
+        keeps,
+    )
 
 
 def _planned(x: Tensor, weight: Tensor, bias: Tensor | None, args: tuple[Any, ...]) -> _Plan:
@@ -177,15 +212,18 @@ def _planned(x: Tensor, weight: Tensor, bias: Tensor | None, args: tuple[Any, ..
     )
 
 
-def _path(plan: _Plan) -> str:
-    """The path that the environment forces, or the plan's own."""
-    forced = os.environ.get("BACKSIGHT_DECONV", "auto")
+def _path(plan: _Plan, kept: KeptFilter | None = None) -> str:
+    """The path that the environment forces, or the plan's own; "kept" where a filter gains by being
+    kept, and can be."""
+    forced = _C.getenv("BACKSIGHT_DECONV") or "auto"
     if forced not in PATHS:
         raise ValueError(
             f"subpixel_deconv: expected BACKSIGHT_DECONV to be {', '.join(PATHS[:-1])} or "
             f"{PATHS[-1]}, got {forced!r}"
         )
-    return plan.path if forced == "auto" else forced
+    if forced != "auto":
+        return forced
+    return "kept" if plan.keeps and kept is not None else plan.path
 
 
 def _widened(
@@ -205,12 +243,58 @@ def _by_torch(
     turn = plan.turn and x.is_cpu
     if turn:
         x = _turned(x)
+    # Of several groups oneDNN is up to three times slower with a bias than without.
+    apart = bias if groups > 1 and x.is_cpu else None
     y = _CONV_TRANSPOSE[x.dim() - 2](
-        x, weight, bias, stride, padding, output_padding, groups, dilation
+        x,
+        weight,
+        None if apart is not None else bias,
+        stride,
+        padding,
+        output_padding,
+        groups,
+        dilation,
     )
+    if apart is not None:
+        y.add_(apart.view(-1, *[1] * (x.dim() - 2)))
     if turn and lies(y, True):
         return _turned_back(y, relu)
     return y.relu_() if relu else y
+
+
+def _by_kept(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    args: tuple[Any, ...],
+    plan: _Plan,
+    kept: KeptFilter,
+) -> Tensor:
+    """torch's transposed convolution of two axes, by a filter that is in oneDNN's layout."""
+    stride, padding, output_padding, dilation = (list(a) for a in (*args[:3], args[4]))
+    line = x.dim() == 3
+    x = _turned(x)
+    if line:  # a picture of one row
+        batch, channels, n = x.shape
+        x = x.as_strided((batch, channels, 1, n), (channels * n, 1, channels * n, channels))
+        stride, dilation = [1, *stride], [1, *dilation]
+        padding, output_padding = [0, *padding], [0, *output_padding]
+
+    def pack() -> Tensor:
+        plain = weight.detach().unsqueeze(2) if line else weight.detach()
+        result: Tensor = torch.ops.mkldnn._reorder_convolution_transpose_weight(
+            plain, padding, output_padding, stride, dilation, 1, x.shape
+        )
+        return result
+
+    packed = kept.get(weight, (x.shape, args), pack)
+    y: Tensor = torch.ops.mkldnn._convolution_transpose_pointwise(
+        x, packed, bias, padding, output_padding, stride, dilation, 1, "none", [], ""
+    )
+    y = laid_out(y, True)
+    if line:
+        y = y.squeeze(2)
+    return y.as_strided(plan.shape, plan.strides) if plan.channels_last else _turned_back(y, False)
 
 
 def _by_each(
@@ -436,6 +520,15 @@ def _by_kernel(
     if bias is not None:
         bias = bias.contiguous()
     given = out
+    if plan.call is not None and not relu and out.stride() == plan.strides:
+        plan.call.run(
+            torch.get_num_threads(),
+            x.data_ptr(),
+            weight.data_ptr(),
+            0 if bias is None else bias.data_ptr(),
+            out.data_ptr(),
+        )
+        return out
     if out.stride() != plan.strides:
         out = out.new_empty_strided(plan.shape, plan.strides)
     launch(
@@ -471,10 +564,14 @@ def _subpixel_deconv(
     dilation: Sequence[int],
     relu: bool = False,
     out: Tensor | None = None,
+    kept: KeptFilter | None = None,
 ) -> Tensor:
     args = tuple(stride), tuple(padding), tuple(output_padding), groups, tuple(dilation)
     plan = _planned(x, weight, bias, args)
-    path = _path(plan)
+    path = _path(plan, kept)
+    if path == "kept":
+        assert kept is not None
+        return _by_kept(x, weight, bias, args, plan, kept)
     if path == "torch":
         y = _by_torch(x, weight, bias, args, plan, relu)
         if out is not None:
@@ -638,6 +735,7 @@ def subpixel_deconv(
     relu: bool = False,
     *,
     out: Tensor | None = None,
+    kept: KeptFilter | None = None,
 ) -> Tensor:
     """Transposed convolution in sub-pixel form (Shi et al., "Is the deconvolution layer the same as
     a convolutional layer?", 2016): the outputs fall into prod(stride) phases, each of which meets
@@ -661,6 +759,8 @@ def subpixel_deconv(
         groups: groups of channels that do not see each other.
         relu: take ``max(y, 0)`` of the result; NaN stays.
         out: (B, out, *O) to write to. Must not overlap the inputs.
+        kept: what holds `weight` in other layouts from call to call, for a module that calls again
+            with the same one; used where no gradient, `relu` or `out` is asked for.
 
     Returns:
         (B, out, *O) with O = (S - 1) * stride - 2 * padding + (kernel - 1) * dilation +
@@ -673,7 +773,7 @@ def subpixel_deconv(
     """
     args = _geometry(x, stride, padding, output_padding, groups, dilation)
     if out is None and _is_plain(x, weight, bias):
-        return _subpixel_deconv(x, weight, bias, *args, relu)
+        return _subpixel_deconv(x, weight, bias, *args, relu, None, None if relu else kept)
     if out is not None:
         result: Tensor = torch.ops.backsight.subpixel_deconv.out(
             x, weight, bias, *args, relu, out=out

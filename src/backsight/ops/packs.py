@@ -1,4 +1,4 @@
-"""Convolution weights in the layouts that oneDNN asks for."""
+"""Weights of convolutions in the layouts that oneDNN asks for."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+from backsight import _C
 
 #: More shapes than this are not remembered.
 _MANY = 10_000
@@ -34,7 +36,7 @@ class Packs:
     @staticmethod
     def can_hold(weight: Tensor) -> bool:
         """Whether oneDNN takes packed weights of this device and dtype from this torch."""
-        return weight.device.type == "cpu" and _can_pack(weight.dtype)
+        return weight.device.type == "cpu" and can_pack(weight.dtype)
 
     def get(self, weight: Tensor, shape: Any, pack: Callable[[], Tensor]) -> Tensor:
         """`weight` in the layout for `shape`; `pack` makes it."""
@@ -57,12 +59,42 @@ class Packs:
             return packed
 
 
+class KeptFilter:
+    """The layouts of a module's filter, dropped when any of its bytes changes.
+
+    Writing through `.data`, numpy or another library leaves no trace on a tensor, so its bytes are
+    read at every call: a small part of what oneDNN takes to lay them out.
+    """
+
+    def __init__(self) -> None:
+        self._kept: tuple[Any, Packs] = None, Packs()
+
+    @property
+    def bytes(self) -> int:
+        return self._kept[1].bytes
+
+    def get(self, weight: Tensor, shape: Any, pack: Callable[[], Tensor]) -> Tensor:
+        """`weight`, dense, in the layout for `shape`; `pack` makes it."""
+        size = weight.nbytes
+        digest = _C.digest_cpu(torch.get_num_threads(), weight.data_ptr(), size)
+        mark = weight.shape, weight.stride(), weight.dtype, digest
+        known, packs = self._kept
+        if mark != known:
+            packs = Packs()
+            packs.limit = 3 * size  # two layouts, which may be padded
+            self._kept = mark, packs
+        return packs.get(weight, shape, pack)
+
+
 @lru_cache(maxsize=8)
-def _can_pack(dtype: torch.dtype) -> bool:
+def can_pack(dtype: torch.dtype) -> bool:
+    """Whether oneDNN takes packed weights of this dtype from this torch."""
     if dtype not in (torch.float32, torch.bfloat16) or not torch.backends.mkldnn.is_available():
         return False
     names = (
         "_convolution_pointwise",
+        "_convolution_transpose_pointwise",
+        "_reorder_convolution_transpose_weight",
         "_reorder_convolution_weight",
         "_get_mkldnn_serialized_md",
         "_nbytes",
