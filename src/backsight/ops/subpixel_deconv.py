@@ -243,8 +243,9 @@ def _by_torch(
     turn = plan.turn and x.is_cpu
     if turn:
         x = _turned(x)
-    # Of several groups oneDNN is up to three times slower with a bias than without.
-    apart = bias if groups > 1 and x.is_cpu else None
+    # Of several groups oneDNN is up to three times slower with a bias than without. (What is
+    # bfloat16 would be rounded twice.)
+    apart = bias if groups > 1 and x.is_cpu and x.dtype != torch.bfloat16 else None
     y = _CONV_TRANSPOSE[x.dim() - 2](
         x,
         weight,
