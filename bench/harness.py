@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import platform
+import random
 import statistics
 import sys
 import time
@@ -115,12 +116,14 @@ def alternate(
     warmup: int = 1,
     benchmark: Any = None,
 ) -> dict[str, Stats]:
-    """Time the functions in strict alternation: a, b, c, a, b, c, ...
+    """Time the functions in alternation, each once a round, every round in another order: what one
+    leaves in the caches is met by all others in turn.
 
     benchmark: pytest-benchmark's fixture. It then runs the first function itself, once a round, and
     the others run as the setup of its rounds.
     """
     names = list(functions)
+    draw = random.Random(0)
     seconds: dict[str, list[float]] = {name: [] for name in names}
     for _ in range(warmup):
         for function in functions.values():
@@ -129,13 +132,13 @@ def alternate(
 
     if benchmark is None:
         for _ in range(rounds):
-            for name, function in functions.items():
-                seconds[name].append(timed(function))
+            for name in draw.sample(names, len(names)):
+                seconds[name].append(timed(functions[name]))
     else:
         first, *others = names
 
         def run_others() -> None:
-            for name in others:
+            for name in draw.sample(others, len(others)):
                 seconds[name].append(timed(functions[name]))
 
         def run_first() -> None:
