@@ -5,6 +5,7 @@ from backsight._version import __version__
 from backsight.config import show_config
 from backsight.explain import Deconvolution, explain_deconv
 from backsight.methods.acceleration import Acceleration, accelerate, restore
+from backsight.methods.large import large_occlusion
 from backsight.methods.occlusion import occlusion, plan
 from backsight.methods.projection import Projection, project
 from backsight.methods.rules import rules
@@ -25,6 +26,7 @@ __all__ = [
     "accelerate",
     "baselines",
     "explain_deconv",
+    "large_occlusion",
     "occlusion",
     "plan",
     "project",

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Any, Protocol
 
 import numpy as np
@@ -118,14 +119,15 @@ class TiledMaps:
             self._run({node: None})
         return self.flat[node]
 
-    def _run(self, wanted: Mapping[int, Box | None]) -> dict[int, Tile]:
-        """Tiles of the wanted boxes, through one pass over the graph; None asks for a value that is
-        no map.
+    def _needed(
+        self, wanted: Mapping[int, Box | None]
+    ) -> tuple[dict[int, Box | None], dict[int, int]]:
+        """What has to be computed for the wanted boxes (None: the whole value of what is no map),
+        by node; and which node reads each for the last time.
         """
-        nodes = self.graph.nodes
         needed = dict(wanted)
         last: dict[int, int] = {}
-        for node in reversed(nodes):
+        for node in reversed(self.graph.nodes):
             if node.index not in needed or node.index in self.flat:
                 continue
             if node.spatial and not node.kind.local and not self._is_given(node):
@@ -134,6 +136,35 @@ class TiledMaps:
                 held = needed.get(i)
                 needed[i] = box if box is None or held is None else hull(held, box)
                 last.setdefault(i, node.index)
+        return needed, last
+
+    def peak(self, wanted: Mapping[int, Box | None]) -> int:
+        """The most bytes that maps take while the wanted boxes are computed."""
+        needed, last = self._needed(wanted)
+        live: dict[int, int] = {}
+        peak = 0
+        for node in self.graph.nodes:
+            if (
+                node.index not in needed
+                or node.index in self.flat
+                or isinstance(node.kind, Constant)
+            ):
+                continue
+            # Beside what it computes, a node holds what it reads once more, with the padding.
+            read = sum(live.get(i, 0) for i in node.inputs)
+            live[node.index] = _bytes(node, needed[node.index])
+            peak = max(peak, sum(live.values()) + read)
+            for i in node.inputs:
+                if last.get(i) == node.index and i not in wanted:
+                    live.pop(i, None)
+        return peak
+
+    def _run(self, wanted: Mapping[int, Box | None]) -> dict[int, Tile]:
+        """Tiles of the wanted boxes, through one pass over the graph; None asks for a value that is
+        no map.
+        """
+        nodes = self.graph.nodes
+        needed, last = self._needed(wanted)
         tiles: dict[int, Tile] = {}
         for node in nodes:
             if node.index not in needed or node.index in self.flat:
@@ -201,6 +232,12 @@ class TiledMaps:
         return node.kind.whole(
             node, {i: tiles[i].data if nodes[i].spatial else self.flat[i] for i in node.inputs}
         )
+
+
+def _bytes(node: Node, box: Box | None) -> int:
+    """Of one image's part of a map, or of its value that is no map."""
+    cells = prod(node.extent) if box is None else prod(stop - start for start, stop in box)
+    return node.shape[0] * cells * node.dtype.itemsize if node.shape else 0
 
 
 def whole(node: Node) -> Box:

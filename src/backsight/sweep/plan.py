@@ -232,23 +232,26 @@ class Plan:
                     f" {len(self.groups)} shapes",
                 ),
                 ("estimated time", f"{self.seconds:.2f} s"),
-                ("weights laid out", _bytes(self.weight_bytes)),
+                ("weights laid out", told_bytes(self.weight_bytes)),
                 (
                     "base activations",
-                    f"{_bytes(self.base_bytes)}, and {_bytes(self.pass_bytes)} on the way",
+                    f"{told_bytes(self.base_bytes)}, and {told_bytes(self.pass_bytes)} on the way",
                 ),
             ]
         rows += [
-            ("batch memory", f"{_bytes(self.batch_bytes)} of {_bytes(self.memory)}"),
-            ("scores", _bytes(self.score_bytes)),
-            ("peak beyond the model", f"at most {_bytes(self.peak_bytes)}"),
+            (
+                "batch memory",
+                f"{told_bytes(self.batch_bytes)} of {told_bytes(self.memory)}",
+            ),
+            ("scores", told_bytes(self.score_bytes)),
+            ("peak beyond the model", f"at most {told_bytes(self.peak_bytes)}"),
             ("barriers", ", ".join(self.barriers) or "none"),
         ]
         width = max(len(name) for name, _ in rows)
         return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
 
 
-def _bytes(count: float) -> str:
+def told_bytes(count: float) -> str:
     for unit in ("B", "KiB", "MiB"):
         if count < 1024:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"

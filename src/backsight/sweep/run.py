@@ -99,6 +99,15 @@ class Sweep:
             if any(i in self.graph.nodes[t].inputs for t in self.tail.nodes)
         }
 
+    def reads(self) -> dict[int, Box]:
+        """What all positions read of each map, as one box."""
+        boxes: dict[int, Box] = {}
+        for group in self.plan.groups:
+            every = np.arange(len(group.positions))
+            for i, box in _Batch(self, np.zeros_like(every), group, every).boxes().items():
+                boxes[i] = hull(boxes[i], box) if i in boxes else box
+        return boxes
+
     def run(self, progress: Progress) -> Drops:
         """The drops of all positions."""
         images = len(self.images)
@@ -370,7 +379,7 @@ class _Batch:
         """Put the baseline in each position's box. Rows from `occluded` on are null occlusions:
         nothing is changed.
         """
-        self.sweep.maps.prepare(self._boxes)
+        self.sweep.maps.prepare(self.boxes)
         graph = self.sweep.graph
         where = self.where(self.windows[graph.input])
         grid, position = self.sweep.plan.grid, torch.from_numpy(self.position)
@@ -380,7 +389,7 @@ class _Batch:
         content = self.sweep.content.windows(self.image, boxes, where)
         self.live[graph.input] = torch.where(inside, content, self._base(graph.input))
 
-    def _boxes(self) -> dict[int, Box]:
+    def boxes(self) -> dict[int, Box]:
         """What this batch reads of each map, as one box."""
         boxes: dict[int, Box] = {}
 
