@@ -496,6 +496,34 @@ def test_lying_headers_get_a_sentence(tmp_path: Path) -> None:
     refused(path, "expected tile or strip 0 to end at byte 100000\\d+, got a file of")
 
 
+@pytest.mark.filterwarnings("ignore")  # numpy's, on its way to an error
+def test_flipped_headers_are_read_or_refused_in_a_sentence(tmp_path: Path) -> None:
+    rng, path, sentences = np.random.default_rng(6), tmp_path / "a.tif", set()
+    for options in TIFFS.values():
+        tifffile.imwrite(path, RGB, photometric="rgb", **options)
+        whole = path.read_bytes()
+        for _ in range(25):
+            data = bytearray(whole)
+            data[rng.integers(8, 400)] = rng.integers(256)
+            path.write_bytes(data)
+            try:
+                with open_source(path) as found:
+                    box = [0] * (len(found.shape) - 1) + [min(n, 20) for n in found.shape[1:]]
+                    assert found.read(box).size
+            except ValueError as error:
+                sentences.add(str(error))
+    assert len(sentences) > 20
+    assert all(text.startswith("cannot read") and "\n" not in text for text in sentences)
+
+
+def test_unknown_compressions_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, RGB, photometric="rgb", tile=(32, 32), compression="zlib")
+    with tifffile.TiffFile(path, mode="r+") as file:
+        file.pages[0].tags[259].overwrite(60_000)
+    refused(path, "its compression 60000 is not supported")
+
+
 def test_damaged_tiles_are_refused_and_the_others_read(tmp_path: Path) -> None:
     path = tmp_path / "a.tif"
     tifffile.imwrite(path, RGB, photometric="rgb", tile=(32, 32), compression="zlib")

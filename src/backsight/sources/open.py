@@ -65,6 +65,8 @@ def open_source(
             raise
         cause = (error.strerror if isinstance(error, OSError) else None) or str(error)
         cause = " ".join(cause.split()).rstrip(".") or type(error).__name__
+        if not isinstance(error, ValueError | OSError):
+            cause = f"its header is damaged ({cause})"
         raise ValueError(f"cannot read the image {path}: {cause}") from error
 
 

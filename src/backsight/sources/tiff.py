@@ -154,7 +154,9 @@ class _Tiff(Source):
 
     def _take(self, level: _Level) -> None:
         self._path = level.path
-        self._compression = level.page.compression.name
+        # A number that is in no list has no name.
+        compression = level.page.compression
+        self._compression = str(getattr(compression, "name", compression))
         self.geo = level.geo
 
     def fingerprint(self) -> str:
@@ -229,17 +231,16 @@ class TiledTiff(_Tiff, Tiled):
         """Refuse a compression that nothing here decodes, before anything is read."""
         try:
             self._keyframe.decode(None, 0)
-        except ImportError as error:
-            raise ValueError(self._no_codec(str(error))) from error
-        except (ValueError, NotImplementedError) as error:
-            cause = self._no_codec(str(error)) if "imagecodecs" in str(error) else str(error)
-            raise ValueError(cause) from error
-
-    def _no_codec(self, cause: str) -> str:
-        return (
-            f"its compression {self._compression} needs the package imagecodecs: "
-            f"pip install imagecodecs ({cause})"
-        )
+        except (ImportError, ValueError, NotImplementedError) as error:
+            cause = " ".join(str(error).split())
+            if "imagecodecs" in cause:
+                raise ValueError(
+                    f"its compression {self._compression} needs the package imagecodecs: "
+                    "pip install imagecodecs"
+                ) from error
+            raise ValueError(
+                f"its compression {self._compression} is not supported: {cause}"
+            ) from error
 
     def _decode(self, index: tuple[int, ...]) -> Array:
         at = int(np.ravel_multi_index(index, self._grid))
