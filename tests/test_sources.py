@@ -196,6 +196,12 @@ def test_tiff_of_every_layout(tmp_path: Path, options: dict[str, Any]) -> None:
         check(path, gray, "tiff")
 
 
+def test_bilevel_tiff(tmp_path: Path) -> None:
+    pytest.importorskip("imagecodecs")
+    tifffile.imwrite(tmp_path / "a.tif", RGB[..., 0] > 99, rowsperstrip=8)
+    check(tmp_path / "a.tif", FIRST[:1] > 99, "tiff")
+
+
 def test_jpeg_in_tiff_is_what_tifffile_decodes(tmp_path: Path) -> None:
     pytest.importorskip("imagecodecs")
     tifffile.imwrite(tmp_path / "a.tif", RGB, photometric="rgb", compression="jpeg", tile=(32, 32))
@@ -278,6 +284,12 @@ def test_threads_read_what_one_thread_reads(tmp_path: Path) -> None:
         for box, values in zip(todo, pool.map(found.read, todo), strict=True):
             assert np.array_equal(values, big[:, box[0] : box[2], box[1] : box[3]])
         assert found.decoded == 20  # no tile twice
+    array = zarr.create_array(tmp_path / "a.zarr", shape=big.shape, dtype="u1", chunks=(3, 64, 64))
+    array[:] = big
+    with open_source(tmp_path / "a.zarr") as found, ThreadPoolExecutor(8) as pool:
+        for box, values in zip(todo[:40], pool.map(found.read, todo[:40]), strict=True):
+            assert np.array_equal(values, big[:, box[0] : box[2], box[1] : box[3]])
+        assert found.decoded == 20
 
 
 def test_sparse_tiles_are_filled(tmp_path: Path) -> None:
