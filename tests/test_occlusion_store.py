@@ -9,6 +9,7 @@ import os
 import resource
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -356,6 +357,13 @@ def test_bad_arguments_get_a_sentence(tmp_path: Path) -> None:
         store.write(0, **good)
     with pytest.raises(ValueError, match="got the store"):
         Store.create(tmp_path / "a", META, **LAYOUT)
+
+
+def test_the_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "google_crc32c", None)
+    with pytest.raises(ImportError, match=r'google-crc32c: pip install "backsight\[large\]"'):
+        Store.create(tmp_path / "a", META, **LAYOUT)
+    assert not (tmp_path / "a").exists()
 
 
 def test_status(tmp_path: Path, whole: Path) -> None:

@@ -571,6 +571,7 @@ def test_palettes_are_refused(tmp_path: Path) -> None:
 def test_missing_packages_are_named(tmp_path: Path) -> None:
     tifffile.imwrite(tmp_path / "a.tif", RGB, photometric="rgb", tile=(32, 32), compression="lzw")
     zarr.create_array(tmp_path / "a.zarr", shape=(1, 4, 4), dtype="u1")
+    (tmp_path / "a.cut").write_bytes((tmp_path / "a.tif").read_bytes()[:150])
     code = """if True:
         import sys
         sys.modules["imagecodecs"] = None
@@ -582,6 +583,7 @@ def test_missing_packages_are_named(tmp_path: Path) -> None:
             except (ValueError, ImportError) as error:
                 print(type(error).__name__, error)
         sentence(sys.argv[1])
+        sentence(sys.argv[3])
         for name in [name for name in sys.modules if name.split(".")[0] == "tifffile"]:
             del sys.modules[name]
         sys.modules["tifffile"] = sys.modules["zarr"] = None
@@ -589,16 +591,18 @@ def test_missing_packages_are_named(tmp_path: Path) -> None:
         sentence(sys.argv[2])
     """
     done = subprocess.run(
-        [sys.executable, "-c", code, tmp_path / "a.tif", tmp_path / "a.zarr"],
+        [sys.executable, "-c", code, *(tmp_path / f"a.{end}" for end in ("tif", "zarr", "cut"))],
         capture_output=True,
         text=True,
         check=True,
     )
-    codec, tiff, chunks = done.stdout.splitlines()
+    codec, damaged, tiff, chunks = done.stdout.splitlines()
     assert codec.startswith("ValueError")
     assert "its compression LZW needs the package imagecodecs: pip install imagecodecs" in codec
     assert tiff.startswith("ImportError")
     assert tiff.endswith('reading TIFF needs the package tifffile: pip install "backsight[large]"')
+    assert damaged.startswith("ValueError cannot read the image")
+    assert not done.stderr
     assert chunks.endswith('reading zarr needs the package zarr: pip install "backsight[large]"')
 
 

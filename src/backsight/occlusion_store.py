@@ -228,6 +228,7 @@ class Store:
         cls, folder: Path, meta: Mapping[str, Any], layout: _Layout, shared: bool, resume: bool
     ) -> Store:
         plain = _plain(meta)
+        _checksum(b"")  # says that the package is missing before anything is made
         made = not folder.exists()
         with _sentence(f"cannot make the store {folder}"):
             folder.mkdir(parents=True, exist_ok=True)
@@ -239,10 +240,13 @@ class Store:
                     raise ValueError(f"expected a new or empty folder, got the store {folder}")
                 _only_remains(folder)
                 try:
-                    return cls(folder, lock, _make(folder, plain, layout))
+                    root = _make(folder, plain, layout)
                 except BaseException:
-                    _only_remains(folder)
+                    # Interrupted after the last file, it is a store, and stays.
+                    if not (folder / _META).exists():
+                        _only_remains(folder)
                     raise
+                return cls(folder, lock, root)
         except BaseException:
             if made:
                 with contextlib.suppress(OSError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import math
 import os
 from collections.abc import Iterator, Sequence
@@ -29,6 +30,9 @@ _GEO = {
     34737: "GeoAsciiParams",
     42113: "GDAL_NODATA",
 }
+
+# What tifffile logs about a damaged file comes as an error too: not twice on a bare stderr.
+logging.getLogger("tifffile").addHandler(logging.NullHandler())
 
 _PALETTE = 3
 _JPEG = (6, 7, 34892, 33007)
