@@ -43,6 +43,8 @@ Pathlike = str | os.PathLike[str]
 _FORMAT = 1
 _META = "zarr.json"
 _LOCK = ".lock"
+_ARRAYS = ("base", "boxes", "drops", "scores")
+_COLUMNS = {"boxes": "bound", "drops": "output", "scores": "output"}
 _DTYPES = ("float16", "float32", "float64")
 _TEMPORARY = re.compile(r"\..*\.\d+-[0-9a-f]{8}\.tmp")
 
@@ -94,8 +96,8 @@ class _Layout:
             found["scores"] = (self.dtype, self.outputs)
         return found | {"drops": (self.dtype, self.outputs)}
 
-    def bytes(self, name: str) -> int:
-        """Length of a chunk's file."""
+    def length(self, name: str) -> int:
+        """Bytes of a chunk's file."""
         dtype, columns = self.arrays[name]
         return self.longest * columns * np.dtype(dtype).itemsize + 4
 
@@ -119,9 +121,6 @@ class _Layout:
     def of(cls, plain: Mapping[str, Any]) -> _Layout:
         units = tuple(size for size, count in plain["units"] for _ in range(count))
         return cls(**{**plain, "units": units})
-
-
-_COLUMNS = {"drops": "output", "scores": "output", "boxes": "bound"}
 
 
 class Store:
@@ -442,7 +441,7 @@ def status(path: Pathlike) -> dict[str, Any]:
     folder = Path(path)
     root = _read_root(folder)
     layout = _Layout.of(root["layout"])
-    sizes = [(_files(folder / name), layout.bytes(name)) for name in layout.arrays]
+    sizes = [(_files(folder / name), layout.length(name)) for name in layout.arrays]
     done = [
         unit
         for unit in range(len(layout.units))
@@ -470,26 +469,30 @@ class _Lock:
         busy = RuntimeError(
             f"another run is writing to the store {folder}: wait until it has ended"
         )
-        while True:
-            with _sentence(f"cannot write to the store {folder}"):
-                self._handle = os.open(self._path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o666)
-            try:
-                alone = self._take(fcntl.LOCK_EX)
-                if not alone and not (shared and self._take(fcntl.LOCK_SH)):
-                    raise busy
-                # The last writer removes the file; a lock on a removed one keeps nobody out.
-                if not self._current():
-                    os.close(self._handle)
-                    continue
-                if alone:
-                    _sweep(folder)
-                if alone and shared and not self._take(fcntl.LOCK_SH):
-                    raise busy
-            except BaseException:
-                os.close(self._handle)
-                raise
-            self._all.add(self)
-            return
+        with _sentence(f"cannot write to the store {folder}"):
+            while not self._taken(busy):
+                pass
+        self._all.add(self)
+
+    def _taken(self, busy: RuntimeError) -> bool:
+        """Whether the lock on the file that is now there could be had; raises `busy` if not."""
+        self._handle = os.open(self._path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o666)
+        try:
+            alone = self._take(fcntl.LOCK_EX)
+            if not alone and not (self._shared and self._take(fcntl.LOCK_SH)):
+                raise busy
+            # The last writer removes the file; a lock on a removed one keeps nobody out.
+            if not self._current():
+                self.abandon()
+                return False
+            if alone:
+                _sweep(self._folder)
+            if alone and self._shared and not self._take(fcntl.LOCK_SH):
+                raise busy
+        except BaseException:
+            self.abandon()
+            raise
+        return True
 
     @classmethod
     @contextlib.contextmanager
@@ -639,17 +642,18 @@ def _short(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def _digest(folder: Path, root: Mapping[str, Any], arrays: Sequence[str]) -> str:
-    """Of all metadata: a flipped bit in it could change what the results mean."""
+def _digest(folder: Path, root: Mapping[str, Any]) -> str:
+    """Of all metadata: a flipped bit in them could change what the results mean."""
     found = hashlib.sha256(json.dumps(root, sort_keys=True).encode())
-    for name in arrays:
-        found.update((folder / name / _META).read_bytes())
+    for name in _ARRAYS:
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            data = (folder / name / _META).read_bytes()
+            found.update(f"{name} {len(data)} ".encode() + data)
     return found.hexdigest()
 
 
 def _write_root(folder: Path, root: Mapping[str, Any]) -> None:
-    arrays = sorted(_Layout.of(root["layout"]).metadata())
-    attributes = {"backsight": {**root, "digest": _digest(folder, root, arrays)}}
+    attributes = {"backsight": {**root, "digest": _digest(folder, root)}}
     group = {"zarr_format": 3, "node_type": "group", "attributes": attributes}
     store.write_json(folder / _META, group)
 
@@ -673,13 +677,9 @@ def _read_root(folder: Path) -> dict[str, Any]:
         raise ValueError(f"{folder} is no store of occlusion drops, or is damaged") from error
     if known != _FORMAT:
         raise ValueError(f"expected a store of format {_FORMAT}, got {known} in {folder}")
-    try:
-        arrays = sorted(_Layout.of(attributes["layout"]).metadata())
-        right = (group["zarr_format"], group["node_type"]) == (3, "group") and (
-            digest == _digest(folder, attributes, arrays)
-        )
-    except (KeyError, TypeError, ValueError, MemoryError, OSError):
-        right = False
+    right = (group.get("zarr_format"), group.get("node_type")) == (3, "group") and (
+        digest == _digest(folder, attributes)
+    )
     if not right:
         raise ValueError(
             f"the store {folder} is damaged: its metadata are not what was written, so that its "
@@ -690,12 +690,11 @@ def _read_root(folder: Path) -> dict[str, Any]:
 
 def _only_remains(folder: Path) -> None:
     """Refuse a folder with anything in it but what a killed `create` has left, and remove that."""
-    arrays = {"drops", "scores", "boxes", "base"}
     remains = []
     for entry in os.scandir(folder):
         if entry.name == _LOCK:
             continue
-        known = entry.name in arrays and entry.is_dir(follow_symlinks=False)
+        known = entry.name in _ARRAYS and entry.is_dir(follow_symlinks=False)
         if not known or set(os.listdir(entry.path)) - {_META}:
             raise ValueError(
                 f"expected a new or empty folder, and there is {entry.name} in {folder}"
@@ -708,7 +707,7 @@ def _only_remains(folder: Path) -> None:
 
 def _sweep(folder: Path) -> None:
     """Remove the temporary files that killed writers have left."""
-    for place in (folder, *(folder / name for name in ("drops", "scores", "boxes", "base"))):
+    for place in (folder, *(folder / name for name in _ARRAYS)):
         for name in _files(place):
             if _TEMPORARY.fullmatch(name):
                 (place / name).unlink(missing_ok=True)

@@ -251,7 +251,7 @@ class TiledTiff(_Tiff, Tiled):
         page, segment = divmod(at, self._offsets.shape[1])
         offset, length = int(self._offsets[page, segment]), int(self._lengths[page, segment])
         # Sparse files leave out the tiles that hold nothing.
-        data = os.pread(self._handle, length, offset) if length else None
+        data = os.pread(self._handle, length, offset) if offset and length else None
         if data is not None and len(data) < length:
             raise ValueError(f"expected {length} bytes, and the file ends after {len(data)}")
         keyframe = self._keyframe
