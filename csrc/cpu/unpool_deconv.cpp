@@ -32,6 +32,12 @@ struct Tile {
   bool partial[kMostVectors];  // whether the line ends in the vector
 };
 
+// Values side by side in a tile, of the same tap: of output channels one after the other.
+struct Run {
+  int64_t tile, to;     // the tile, and the value of its own
+  int64_t from, count;  // elements from an input channel's first of the block
+};
+
 template <typename W>
 struct DeconvBands {
   int64_t into, onto;           // channels of a group
@@ -40,19 +46,16 @@ struct DeconvBands {
   int64_t lanes;                // of a vector
   std::vector<Tile> tiles;      // the last taps come first
   int64_t filter;               // values of an input channel and block in all tiles
-  std::unique_ptr<W[]> weights;  // (groups, blocks, tiles, into, values of the tile)
+  std::vector<Run> of_block, of_last;  // of a full block and of a group's last
+  std::unique_ptr<W[]> weights;  // (groups, blocks, tiles, into, values of the tile), or none
   std::vector<W> mask;          // (lanes,) all bits set inside the line that ends in a vector
   int64_t height, down;         // output rows of a band, bands of an entry
   int64_t row;                  // values of an output row, not cropped, in the scratch
   int64_t together;             // bands that share what is read of the weights
-  bool by_blocks;               // threads share the blocks of each band
+  bool by_blocks;               // threads share the blocks, and pack their weights
   int64_t channels;             // of the scratch of y: those of each group fill vectors
   int64_t pitch;                // rows of that scratch
   bool in_place;                // y and switches need none
-
-  const W* weights_of(int64_t block_of_all, const Tile& tile) const {
-    return weights.get() + (block_of_all * filter + tile.weights) * into;
-  }
 };
 
 // Output rows [top, bottom) of entry n, and the rows [first, last) of the map that reach them.
@@ -94,6 +97,37 @@ struct CellRow {
   const W* mask;
   int64_t advance;  // values from cell to cell
 };
+
+// The weights of a block as its tiles take them, of input channels [begin, end) of its group; 0
+// where it has no such channel.
+template <typename T>
+void pack_block(const UnpoolDeconvParams& p, const DeconvBands<Widened<T>>& bands, int64_t block,
+                int64_t begin, int64_t end, Widened<T>* to) {
+  using W = Widened<T>;
+  const int64_t group = block / bands.blocks, b = block % bands.blocks, step = p.weight_channel;
+  const int64_t from_input = bands.onto * bands.lines * p.deconv.pool.kernel[2];
+  const bool last = b == bands.blocks - 1;
+  const bool holes = bands.block % bands.lanes != 0 || bands.blocks * bands.block > bands.onto;
+  const T* const weight = reinterpret_cast<const T*>(p.deconv.weight) +
+                          group * bands.into * from_input + b * bands.block * step;
+  for (int64_t c = begin; c < end; ++c) {
+    const auto start = [&](const Tile& tile) {
+      return to + tile.weights * bands.into + c * tile.vectors * bands.lanes;
+    };
+    if (holes)
+      for (const Tile& tile : bands.tiles)
+        std::fill_n(start(tile), tile.vectors * bands.lanes, W{0});
+    for (const Run& run : last ? bands.of_last : bands.of_block) {
+      W* const values = start(bands.tiles[static_cast<size_t>(run.tile)]) + run.to;
+      const T* const from = weight + c * from_input + run.from;
+      if (step == 1) {
+        for (int64_t k = 0; k < run.count; ++k) values[k] = widen(from[k]);
+      } else {
+        for (int64_t k = 0; k < run.count; ++k) values[k] = widen(from[k * step]);
+      }
+    }
+  }
+}
 
 #define BACKSIGHT_VECTOR_CODE "cpu/unpool_deconv_lanes.h"
 #include "cpu/each_isa.h"
@@ -161,46 +195,29 @@ void tile(const UnpoolDeconvParams& p, DeconvBands<W>& bands) {
          static_cast<size_t>(bands.line - (across - 1) * lanes) * sizeof(W));
 }
 
-// The weights as tiles take them; 0 where a block has no such channel.
-template <typename T>
-void pack(const UnpoolDeconvParams& p, DeconvBands<Widened<T>>& bands, int threads) {
-  using W = Widened<T>;
-  const SubpixelDeconvParams& d = p.deconv;
-  const int64_t blocks = d.groups * bands.blocks, kernel = d.pool.kernel[2];
-  const int64_t from_input = bands.onto * bands.lines * kernel;
-  bands.weights.reset(new W[static_cast<size_t>(blocks * bands.filter * bands.into)]);
-  // Of each value of a filter its place in the weight, of a full block and of the last.
-  std::vector<int64_t> places[2];
-  for (int last = 0; last < 2; ++last) {
-    const int64_t used = last ? bands.onto - (bands.blocks - 1) * bands.block : bands.block;
-    for (const Tile& tile : bands.tiles)
-      for (int v = 0; v < tile.vectors; ++v)
-        for (int64_t at = tile.at[v]; at < tile.at[v] + bands.lanes; ++at) {
-          const int64_t tap = at / bands.block, channel = at % bands.block;
-          const bool none = tap >= kernel || channel >= used;
-          places[last].push_back(none ? -1
-                                      : channel * p.weight_channel +
-                                            (tile.line[v] * kernel + tap) * p.weight_tap);
-        }
-  }
-  const T* const weight = reinterpret_cast<const T*>(d.weight);
-  const int64_t items = blocks * bands.into;
-  parallel_chunks(items, items * bands.filter * 8, threads, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) {
-      const int64_t b = i / bands.into, c = i % bands.into;
-      const int64_t block = b % bands.blocks, group = b / bands.blocks;
-      const int64_t* place = places[block == bands.blocks - 1].data();
-      const T* const from = weight + (group * bands.into + c) * from_input +
-                            block * bands.block * p.weight_channel;
-      for (const Tile& tile : bands.tiles) {
-        const int64_t values = tile.vectors * bands.lanes;
-        W* const to = bands.weights.get() + (b * bands.filter + tile.weights) * bands.into +
-                      c * values;
-        for (int64_t k = 0; k < values; ++k) to[k] = place[k] < 0 ? W{0} : widen(from[place[k]]);
-        place += values;
+// The runs of a block of `used` channels.
+template <typename W>
+std::vector<Run> runs_of(const UnpoolDeconvParams& p, const DeconvBands<W>& bands, int64_t used) {
+  std::vector<Run> runs;
+  const int64_t kernel = p.deconv.pool.kernel[2];
+  for (size_t t = 0; t < bands.tiles.size(); ++t) {
+    const Tile& tile = bands.tiles[t];
+    for (int64_t k = 0; k < tile.vectors * bands.lanes; ++k) {
+      const int64_t v = k / bands.lanes, at = tile.at[v] + k % bands.lanes;
+      const int64_t tap = at / bands.block, channel = at % bands.block;
+      if (tap >= kernel || channel >= used) continue;
+      if (!runs.empty() && channel > 0 && runs.back().tile == static_cast<int64_t>(t) &&
+          runs.back().to + runs.back().count == k) {
+        ++runs.back().count;
+        continue;
       }
+      runs.push_back({static_cast<int64_t>(t), k,
+                      channel * p.weight_channel +
+                          (tile.line[v] * kernel + tap) * p.weight_tap,
+                      1});
     }
-  });
+  }
+  return runs;
 }
 
 template <typename T>
@@ -211,9 +228,10 @@ void by_bands(const UnpoolDeconvParams& p, int threads) {
   const View &x = d.x, &out = d.out;
   DeconvBands<W> bands;
   tile(p, bands);
-  pack<T>(p, bands, threads);
+  bands.of_block = runs_of(p, bands, bands.block);
+  bands.of_last = runs_of(p, bands, bands.onto - (bands.blocks - 1) * bands.block);
 
-  constexpr int64_t kBudget = 1 << 20;  // bytes of a thread's scratch
+  constexpr int64_t kBudget = 1 << 20, kMost = 4 << 20;  // bytes of a thread's scratch
   const int64_t wide = std::max((x.size[2] - 1) * d.pool.stride[2] + d.pool.kernel[2],
                                 out.size[2] + d.pool.padding[2]);
   bands.row = wide * bands.block;
@@ -223,19 +241,15 @@ void by_bands(const UnpoolDeconvParams& p, int threads) {
       x.size[0] * x.size[2] * x.c * int64_t{sizeof(W)} / (4 * d.pool.stride[1]);
   const int64_t fit = std::max<int64_t>(1, kBudget / bytes);
   bands.down = ceil_divide(out.size[1], std::min(fit, out.size[1]));
-  // Few bands: threads share the blocks, or rows.
   const int64_t blocks = bands.blocks * d.groups;
-  bands.by_blocks = false;
-  if (out.n * bands.down < 4 * threads && out.n % threads != 0) {
-    if (out.n * bands.down < threads && blocks % threads == 0) {
-      bands.by_blocks = true;
-    } else {
-      bands.down = std::min(ceil_divide(bands.down, threads) * threads, out.size[1]);
-    }
-  }
+  bands.by_blocks = out.n * out.size[1] * bytes <= kMost &&
+                    (blocks % threads == 0 || blocks >= 4 * threads);
+  if (!bands.by_blocks && out.n * bands.down < 4 * threads && out.n % threads != 0)
+    bands.down = std::min(ceil_divide(bands.down, threads) * threads, out.size[1]);
   bands.height = ceil_divide(out.size[1], bands.down);
   bands.down = ceil_divide(out.size[1], bands.height);
-  bands.together = bands.by_blocks ? 1 : std::max<int64_t>(1, kBudget / (bytes * bands.height));
+  bands.together = bands.by_blocks ? out.n * bands.down
+                                   : std::max<int64_t>(1, kBudget / (bytes * bands.height));
 
   bands.in_place = u.y.stride_c == 1 && u.switches.stride_c == 1 && d.groups == 1 &&
                    u.y.c % bands.lanes == 0;
@@ -245,8 +259,16 @@ void by_bands(const UnpoolDeconvParams& p, int threads) {
   const int64_t span = (u.pool.kernel[1] - 1) * u.pool.dilation[1] + rows;
   bands.pitch = std::min(span / u.pool.stride[1] + 1, u.y.size[1]);
 
-  const int64_t items = out.n * bands.down * (bands.by_blocks ? blocks : 1);
-  parallel_chunks(items, elements_of(out) * bands.into * bands.lines, threads,
+  const int64_t work = elements_of(out) * bands.into * bands.lines;
+  if (!bands.by_blocks) {
+    const int64_t size = bands.filter * bands.into;
+    bands.weights.reset(new W[static_cast<size_t>(blocks * size)]);
+    parallel_chunks(bands.into, blocks * size * 8, threads, [&](int64_t begin, int64_t end) {
+      for (int64_t b = 0; b < blocks; ++b)
+        pack_block<T>(p, bands, b, begin, end, bands.weights.get() + b * size);
+    });
+  }
+  parallel_chunks(bands.by_blocks ? blocks : out.n * bands.down, work, threads,
                   [&](int64_t begin, int64_t end) { run_bands<T>(p, bands, begin, end); });
 }
 
