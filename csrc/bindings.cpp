@@ -235,8 +235,9 @@ UnpoolDeconvParams unpool_deconv_params(
     py::handle y_shape, py::handle y_stride, uintptr_t switches, py::handle switches_shape,
     py::handle switches_stride, uintptr_t base_index, uintptr_t y_at, uintptr_t window_at,
     int64_t groups, py::handle deconv_kernel, py::handle deconv_stride, py::handle deconv_padding,
-    py::handle deconv_dilation, uintptr_t weight, int64_t weight_channel, int64_t weight_tap,
-    uintptr_t bias, uintptr_t out, py::handle out_shape, py::handle out_stride) {
+    py::handle deconv_dilation, uintptr_t weight, int64_t weight_input, int64_t weight_channel,
+    int64_t weight_tap, uintptr_t bias, uintptr_t out, py::handle out_shape,
+    py::handle out_stride) {
   UnpoolDeconvParams p;
   p.unpool = max_unpool_params(dtype, switch_bytes, set, relu, kernel, stride, padding, dilation, 0,
                                x_shape, x_stride, y, y_shape, y_stride, switches, switches_shape,
@@ -244,6 +245,7 @@ UnpoolDeconvParams unpool_deconv_params(
   p.deconv = subpixel_deconv_params(dtype, false, groups, deconv_kernel, deconv_stride,
                                     deconv_padding, deconv_dilation, 0, x_shape, x_stride, weight,
                                     bias, out, out_shape, out_stride);
+  p.weight_input = weight_input;
   p.weight_channel = weight_channel;
   p.weight_tap = weight_tap;
   return p;

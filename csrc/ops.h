@@ -234,9 +234,9 @@ struct SubpixelDeconvParams {
 struct UnpoolDeconvParams {
   MaxUnpoolParams unpool;
   SubpixelDeconvParams deconv;  // without relu
-  // Elements of the weight from output channel to output channel, and from tap to tap; from input
-  // channel to input channel all of these.
-  int64_t weight_channel, weight_tap;
+  // Elements of the weight from input channel to input channel, from output channel to output
+  // channel of a group, and from tap to tap.
+  int64_t weight_input, weight_channel, weight_tap;
 };
 
 // The phases of a transposed convolution, each computed by itself, to their places: on each axis

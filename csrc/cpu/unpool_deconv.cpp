@@ -40,22 +40,22 @@ struct Run {
 
 template <typename W>
 struct DeconvBands {
-  int64_t into, onto;           // channels of a group
-  int64_t block, blocks;        // output channels of a block, blocks of a group
-  int64_t lines, line;          // of a filter, and values of a line
-  int64_t lanes;                // of a vector
-  std::vector<Tile> tiles;      // the last taps come first
-  int64_t filter;               // values of an input channel and block in all tiles
+  int64_t into, onto;                  // channels of a group
+  int64_t block, blocks;               // output channels of a block, blocks of a group
+  int64_t lines, line;                 // of a filter, and values of a line
+  int64_t lanes;                       // of a vector
+  std::vector<Tile> tiles;             // the last taps come first
+  int64_t filter;                      // values of an input channel and block in all tiles
   std::vector<Run> of_block, of_last;  // of a full block and of a group's last
-  std::unique_ptr<W[]> weights;  // (groups, blocks, tiles, into, values of the tile), or none
-  std::vector<W> mask;          // (lanes,) all bits set inside the line that ends in a vector
-  int64_t height, down;         // output rows of a band, bands of an entry
-  int64_t row;                  // values of an output row, not cropped, in the scratch
-  int64_t together;             // bands that share what is read of the weights
-  bool by_blocks;               // threads share the blocks, and pack their weights
-  int64_t channels;             // of the scratch of y: those of each group fill vectors
-  int64_t pitch;                // rows of that scratch
-  bool in_place;                // y and switches need none
+  std::unique_ptr<W[]> weights;        // (groups, blocks, tiles, into, values of the tile), or none
+  std::vector<W> mask;   // (lanes,) all bits set inside the line that ends in a vector
+  int64_t height, down;  // output rows of a band, bands of an entry
+  int64_t row;           // values of an output row, not cropped, in the scratch
+  int64_t together;      // bands that share what is read of the weights
+  bool by_blocks;        // threads share the blocks, and pack their weights
+  int64_t channels;      // of the scratch of y: those of each group fill vectors
+  int64_t pitch;         // rows of that scratch
+  bool in_place;         // y and switches need none
 };
 
 // Output rows [top, bottom) of entry n, and the rows [first, last) of the map that reach them.
@@ -70,7 +70,8 @@ Band band_at(const SubpixelDeconvParams& p, int64_t height, int64_t n, int64_t i
   band.bottom = std::min(band.top + height, p.out.size[1]);
   const int64_t stride = pool.stride[1], reach = (pool.kernel[1] - 1) * pool.dilation[1];
   const int64_t rows = p.x.size[1];
-  band.first = std::min(std::max<int64_t>(0, ceil_divide(band.top + pool.padding[1] - reach, stride)), rows);
+  band.first =
+      std::min(std::max<int64_t>(0, ceil_divide(band.top + pool.padding[1] - reach, stride)), rows);
   band.last = std::min(divide(band.bottom - 1 + pool.padding[1], stride) + 1, rows);
   band.last = std::max(band.first, band.last);
   return band;
@@ -105,11 +106,10 @@ void pack_block(const UnpoolDeconvParams& p, const DeconvBands<Widened<T>>& band
                 int64_t begin, int64_t end, Widened<T>* to) {
   using W = Widened<T>;
   const int64_t group = block / bands.blocks, b = block % bands.blocks, step = p.weight_channel;
-  const int64_t from_input = bands.onto * bands.lines * p.deconv.pool.kernel[2];
   const bool last = b == bands.blocks - 1;
   const bool holes = bands.block % bands.lanes != 0 || bands.blocks * bands.block > bands.onto;
   const T* const weight = reinterpret_cast<const T*>(p.deconv.weight) +
-                          group * bands.into * from_input + b * bands.block * step;
+                          group * bands.into * p.weight_input + b * bands.block * step;
   for (int64_t c = begin; c < end; ++c) {
     const auto start = [&](const Tile& tile) {
       return to + tile.weights * bands.into + c * tile.vectors * bands.lanes;
@@ -119,7 +119,7 @@ void pack_block(const UnpoolDeconvParams& p, const DeconvBands<Widened<T>>& band
         std::fill_n(start(tile), tile.vectors * bands.lanes, W{0});
     for (const Run& run : last ? bands.of_last : bands.of_block) {
       W* const values = start(bands.tiles[static_cast<size_t>(run.tile)]) + run.to;
-      const T* const from = weight + c * from_input + run.from;
+      const T* const from = weight + c * p.weight_input + run.from;
       if (step == 1) {
         for (int64_t k = 0; k < run.count; ++k) values[k] = widen(from[k]);
       } else {
@@ -146,9 +146,14 @@ void run_bands(const UnpoolDeconvParams& p, const DeconvBands<Widened<T>>& bands
 template <typename W>
 void tile(const UnpoolDeconvParams& p, DeconvBands<W>& bands) {
   const SubpixelDeconvParams& d = p.deconv;
-  const int64_t most = vector_bytes() == 64 ? kMostVectors : 12, kernel = d.pool.kernel[2];
+  const int64_t kernel = d.pool.kernel[2];
   const int64_t lanes = bands.lanes = vector_bytes() / int64_t{sizeof(W)};
   bands.into = d.x.c / d.groups;
+  // As many sums as there are registers for, of weights that leave room in the cache.
+  constexpr int64_t kTile = 128 << 10;
+  const int64_t most =
+      std::max<int64_t>(4, std::min<int64_t>(vector_bytes() == 64 ? kMostVectors : 12,
+                                             kTile / (bands.into * vector_bytes())));
   bands.onto = d.out.c / d.groups;
   bands.lines = d.pool.kernel[0] * d.pool.kernel[1];
   // A block's channels times the taps of a line should be few vectors, and blocks should be full.
@@ -212,8 +217,7 @@ std::vector<Run> runs_of(const UnpoolDeconvParams& p, const DeconvBands<W>& band
         continue;
       }
       runs.push_back({static_cast<int64_t>(t), k,
-                      channel * p.weight_channel +
-                          (tile.line[v] * kernel + tap) * p.weight_tap,
+                      channel * p.weight_channel + (tile.line[v] * kernel + tap) * p.weight_tap,
                       1});
     }
   }
@@ -236,23 +240,22 @@ void by_bands(const UnpoolDeconvParams& p, int threads) {
                                 out.size[2] + d.pool.padding[2]);
   bands.row = wide * bands.block;
   // Of each output row: the scratch, and the lists, of cells an eighth of whose values are not 0.
-  const int64_t bytes =
-      bands.row * out.size[0] * int64_t{sizeof(W)} +
-      x.size[0] * x.size[2] * x.c * int64_t{sizeof(W)} / (4 * d.pool.stride[1]);
+  const int64_t bytes = bands.row * out.size[0] * int64_t{sizeof(W)} +
+                        x.size[0] * x.size[2] * x.c * int64_t{sizeof(W)} / (4 * d.pool.stride[1]);
   const int64_t fit = std::max<int64_t>(1, kBudget / bytes);
   bands.down = ceil_divide(out.size[1], std::min(fit, out.size[1]));
   const int64_t blocks = bands.blocks * d.groups;
-  bands.by_blocks = out.n * out.size[1] * bytes <= kMost &&
-                    (blocks % threads == 0 || blocks >= 4 * threads);
+  bands.by_blocks =
+      out.n * out.size[1] * bytes <= kMost && (blocks % threads == 0 || blocks >= 4 * threads);
   if (!bands.by_blocks && out.n * bands.down < 4 * threads && out.n % threads != 0)
     bands.down = std::min(ceil_divide(bands.down, threads) * threads, out.size[1]);
   bands.height = ceil_divide(out.size[1], bands.down);
   bands.down = ceil_divide(out.size[1], bands.height);
-  bands.together = bands.by_blocks ? out.n * bands.down
-                                   : std::max<int64_t>(1, kBudget / (bytes * bands.height));
+  bands.together =
+      bands.by_blocks ? out.n * bands.down : std::max<int64_t>(1, kBudget / (bytes * bands.height));
 
-  bands.in_place = u.y.stride_c == 1 && u.switches.stride_c == 1 && d.groups == 1 &&
-                   u.y.c % bands.lanes == 0;
+  bands.in_place =
+      u.y.stride_c == 1 && u.switches.stride_c == 1 && d.groups == 1 && u.y.c % bands.lanes == 0;
   bands.channels = d.groups * ceil_divide(bands.into, bands.lanes) * bands.lanes;
   const int64_t reach = (d.pool.kernel[1] - 1) * d.pool.dilation[1];
   const int64_t rows = std::min((bands.height - 1 + reach) / d.pool.stride[1] + 1, x.size[1]);

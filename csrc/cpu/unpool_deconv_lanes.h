@@ -2,16 +2,15 @@
 
 #include "cpu/wide_lanes.h"
 
-// The lanes of a vector that are not 0, and their numbers from `first` on, side by side; the rest of
-// a vector of each is written too. Returns how many they are.
+// The lanes of a vector that are not 0, and their numbers from `first` on, side by side; the rest
+// of a vector of each is written too. Returns how many they are.
 template <typename W>
 HD int64_t list_lanes(const Vector<W>& x, int64_t first, W* values, int32_t* numbers) {
   constexpr int64_t kLanes = kLanesOf<W>;
   const int32_t start = static_cast<int32_t>(first);
 #if BACKSIGHT_HAS_TARGETS
   if constexpr (kBytes == 64) {
-    const __m512i lanes =
-        _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    const __m512i lanes = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
     const __m512i all = _mm512_add_epi32(lanes, _mm512_set1_epi32(start));
     if constexpr (sizeof(W) == 4) {
       const __mmask16 kept = _mm512_cmp_ps_mask((__m512)x, _mm512_setzero_ps(), _CMP_NEQ_UQ);
@@ -185,11 +184,11 @@ void list_band(const UnpoolDeconvParams& p, const DeconvBands<Widened<T>>& bands
             const uint8_t* const at = switches + switch_row + width.o * switch_step[2];
             W* const to_values = listed.values.data() + count;
             int32_t* const to_channels = listed.channels.data() + count;
-            count += u.set ? list_cell<T, true>(windows.data(), many, cell + g * each,
-                                                at + g * each, each, u.relu, to_values, to_channels)
-                           : list_cell<T, false>(windows.data(), many, cell + g * each,
-                                                 at + g * each, each, u.relu, to_values,
-                                                 to_channels);
+            count += u.set
+                         ? list_cell<T, true>(windows.data(), many, cell + g * each, at + g * each,
+                                              each, u.relu, to_values, to_channels)
+                         : list_cell<T, false>(windows.data(), many, cell + g * each, at + g * each,
+                                               each, u.relu, to_values, to_channels);
           }
           listed.begin.push_back(count);
         }
@@ -269,8 +268,8 @@ void add_band(const SubpixelDeconvParams& d, const DeconvBands<W>& bands, const 
         const int64_t kz = tile.line[v] / pool.kernel[1], ky = tile.line[v] % pool.kernel[1];
         const int64_t oz = cell_at(pool, 0, z, kz), oy = cell_at(pool, 1, y, ky);
         const bool inside = 0 <= oz && oz < d.out.size[0] && band.top <= oy && oy < band.bottom;
-        row.to[v] = inside ? sums + (oz * bands.height + oy - band.top) * bands.row + tile.at[v]
-                           : nullptr;
+        row.to[v] =
+            inside ? sums + (oz * bands.height + oy - band.top) * bands.row + tile.at[v] : nullptr;
         any |= inside;
       }
       if (any) add_cells(row, tile.vectors);
@@ -288,8 +287,8 @@ void write_band(const SubpixelDeconvParams& d, const DeconvBands<Widened<T>>& ba
   const T* const bias = d.bias ? reinterpret_cast<const T*>(d.bias) + channel : nullptr;
   for (int64_t z = 0; z < out.size[0]; ++z) {
     for (int64_t y = band.top; y < band.bottom; ++y) {
-      const W* const from = sums + (z * bands.height + y - band.top) * bands.row +
-                            d.pool.padding[2] * bands.block;
+      const W* const from =
+          sums + (z * bands.height + y - band.top) * bands.row + d.pool.padding[2] * bands.block;
       T* const to = reinterpret_cast<T*>(out.data) + band.n * out.stride_n +
                     channel * out.stride_c + z * out.stride[0] + y * out.stride[1];
       if (out.stride_c == 1 && used >= kLanes) {
@@ -327,8 +326,8 @@ void deconv_bands(const UnpoolDeconvParams& p, const DeconvBands<Widened<T>>& ba
   const SubpixelDeconvParams& d = p.deconv;
   const int64_t blocks = d.groups * bands.blocks, weights = bands.filter * bands.into;
   const int64_t size = d.out.size[0] * bands.height * bands.row;
-  const Interval of_bands = bands.by_blocks ? Interval{0, d.out.n * bands.down}
-                                            : Interval{begin, end};
+  const Interval of_bands =
+      bands.by_blocks ? Interval{0, d.out.n * bands.down} : Interval{begin, end};
   const Interval of_blocks = bands.by_blocks ? Interval{begin, end} : Interval{0, blocks};
   std::unique_ptr<W[]> packed(bands.by_blocks ? new W[static_cast<size_t>(weights)] : nullptr);
   std::vector<W> sums;

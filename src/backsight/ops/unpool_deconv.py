@@ -97,6 +97,7 @@ def _by_kernel(
         padding,
         dilation,
         weight.data_ptr(),
+        weight[0].numel(),
         1 if turned else math.prod(taps),
         onto if turned else 1,
         0 if bias is None else bias.data_ptr(),
