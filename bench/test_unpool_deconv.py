@@ -136,9 +136,7 @@ def calls(step: Step) -> dict[str, Callable[[], Tensor]]:
 
         found |= {f"ours {name}": ours, f"two ops {name}": composed, f"torch {name}": theirs}
         if expected is None:
-            exact = ops.max_unpool(
-                y.double(), switches, *step.pooling, size, "set", True, **places
-            )
+            exact = ops.max_unpool(y.double(), switches, *step.pooling, size, "set", True, **places)
             expected = functional.conv_transpose2d(exact, weight.double(), None, *step.geometry)
     assert expected is not None
     for name, call in found.items():  # the benchmark is void if it does not compute the same thing

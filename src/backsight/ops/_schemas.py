@@ -766,8 +766,8 @@ def _check_deconv(
     size = deconv_size(shape[2:], weight.shape[2:], stride, padding, output_padding, dilation)
     if min(size) < 1:
         raise ValueError(
-            f"{op}: expected {prefix}padding that leaves a pixel or more of the result on every axis, "
-            f"got {list(padding)}, which leaves {size}"
+            f"{op}: expected {prefix}padding that leaves a pixel or more of the result on every "
+            f"axis, got {list(padding)}, which leaves {size}"
         )
     return (shape[0], channels, *size)
 

@@ -41,7 +41,7 @@ def _fuses(
     forced = forced_path("unpool_deconv")
     if forced != "auto":
         return forced == "direct"
-    stride, _, _, groups, dilation = geometry
+    *_, groups, dilation = geometry
     pixel_by_pixel = dilation[-1] > 1 and weight.shape[-1] > 1
     return y.is_cpu and switches.dtype == torch.uint8 and groups == 1 and not pixel_by_pixel
 
@@ -140,9 +140,7 @@ def _unpool_deconv(
         return _subpixel_deconv(x, weight, bias, *geometry, out=out)
     last = unpool_deconv_channels_last(switches, size, weight)
     dense = out if out is not None and lies(out, last) else empty_dense(y, shape, last)
-    _by_kernel(
-        y, switches, pool, size, weight, bias, geometry, mode, relu, places, dense
-    )
+    _by_kernel(y, switches, pool, size, weight, bias, geometry, mode, relu, places, dense)
     return dense if out is None or dense is out else out.copy_(dense)
 
 
