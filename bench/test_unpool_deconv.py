@@ -177,3 +177,62 @@ def measure(step: Step, benchmark: Any = None) -> dict[str, float]:
     with torch.no_grad(), reuse():
         stats = alternate(runs, 3 if QUICK else 15, benchmark=benchmark)
     return {name: s.median / times for name, s in stats.items()}
+
+
+def ratios(seconds: dict[str, float]) -> dict[str, float]:
+    """How many times as fast as the faster of torch's two formats, in each format of ours, and
+    the two ops in the better of theirs."""
+    torchs = min(seconds[f"torch {name}"] for name in FORMATS)
+    found = {name: torchs / seconds[f"ours {name}"] for name in FORMATS}
+    return found | {"two ops": torchs / min(seconds[f"two ops {name}"] for name in FORMATS)}
+
+
+@pytest.mark.parametrize("what", ["maps", "windows"])
+def test_steps(what: str, report: Report, benchmark: Any) -> None:
+    steps = MAPS if what == "maps" else WINDOWS
+    found = {}
+    for step in steps:
+        seconds = measure(step, benchmark if step is steps[-1] else None)
+        each = ratios(seconds)
+        found[f"{step.name}, batch {step.batch}"] = each
+        side = f"{step.windows}² windows" if step.windows else f"{step.side}²"
+        report.add(
+            f"{SECTION}: {what}",
+            {
+                "step": step.name,
+                "shape": f"{step.batch} x {step.channels} x {side} to {step.out}",
+                "taps / stride": f"{step.kernel}² / {step.stride}",
+                **{
+                    f"{who} {name}": duration(seconds[f"{who} {name}"])
+                    for name in FORMATS
+                    for who in ("ours", "torch")
+                },
+                **{f"x torch, {name}": f"{ratio:.2f}" for name, ratio in each.items()},
+            },
+        )
+    row = {"of": what, "steps": str(len(found))}
+    for name in (*FORMATS, "two ops"):
+        mean = math.exp(sum(math.log(each[name]) for each in found.values()) / len(found))
+        worst = min(found, key=lambda step: found[step][name])
+        row[f"x torch, {name}"] = f"{mean:.2f} (least {found[worst][name]:.2f}, {worst})"
+    report.add(SECTION, row | {"target": ">= 2"})
+    report.remark(
+        SECTION,
+        "fp32, without gradients; glibc keeps freed memory, for both. torch: max_unpool2d with "
+        "int64 indices, ReLU in place, conv_transpose2d, in the faster of its two memory formats; "
+        "of windows it is given indices into the windows, ready-made. Two ops: max_unpool with "
+        "its ReLU, then subpixel_deconv. y is normally distributed: half of it is negative.",
+    )
+
+
+def test_overhead(report: Report, benchmark: Any) -> None:
+    """A call whose work is nothing."""
+    step = Step("", 1, 4, 4, 4)
+    found = calls(step)
+    runs = {name: repeated(found[f"{name} contiguous"], 500) for name in ("ours", "torch")}
+    with torch.no_grad():
+        stats = alternate(runs, 3 if QUICK else 15, benchmark=benchmark)
+    report.add(
+        f"{SECTION}: a tiny call",
+        {name: duration(stats[name].median / 500) for name in runs},
+    )

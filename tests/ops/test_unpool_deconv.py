@@ -357,8 +357,8 @@ class TestRegistration:
 class TestPath:
     @staticmethod
     def path(args: dict[str, Any]) -> str:
-        names = ("y", "switches", "kernel", "size", "weight", "deconv_stride", "groups")
-        return ops.unpool_deconv_path(*(args[name] for name in names), args["deconv_dilation"])
+        names = ("y", "switches", "kernel", "size", "weight", "groups", "deconv_dilation", "relu")
+        return ops.unpool_deconv_path(*(args[name] for name in names))
 
     def test_forced(self, args: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
         for value, expected in (("direct", "fused"), ("phase", "composed"), ("torch", "composed")):
@@ -367,9 +367,18 @@ class TestPath:
 
     def test_left_alone(self, args: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv("BACKSIGHT_DECONV", raising=False)
+        args["weight"] = noise([4, 8, 3, 2], torch.float32, 8)
         assert self.path(args | {"groups": 1}) == "fused"
         assert self.path(args) == "composed"  # of groups
         assert self.path(args | {"groups": 1, "deconv_dilation": [1, 2]}) == "composed"
+        assert self.path(args | {"groups": 1, "kernel": [1, 1]}) == "fused"
+        every = {"groups": 1, "kernel": [1, 1], "relu": False}  # no cell is 0
+        assert self.path(args | every) == "composed"
+        assert self.path(args | {"groups": 1, "size": [2, 2]}) == "composed"  # few cells
+        narrow = noise([4, 2, 3, 2], torch.float32, 8)
+        assert self.path(args | {"groups": 1, "weight": narrow}) == "composed"
+        narrow = layout(narrow, "channels_last")
+        assert self.path(args | {"groups": 1, "weight": narrow}) == "fused"
         large = args["switches"].to(torch.int32)
         assert self.path(args | {"groups": 1, "switches": large}) == "composed"
 

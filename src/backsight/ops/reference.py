@@ -404,9 +404,8 @@ def unpool_deconv(
     """See `backsight.ops.unpool_deconv`. One op after the other."""
     pool, places = (kernel, stride, padding, dilation), (base_index, y_at, window_at)
     geometry = (deconv_stride, deconv_padding, output_padding, groups, deconv_dilation)
-    shape = check_unpool_deconv(
-        y, switches, *pool, size, weight, bias, *geometry, mode, relu, *places
-    )
+    case: tuple[Any, ...] = (y, switches, *pool, size, weight, bias, *geometry, mode, relu, *places)
+    shape = check_unpool_deconv(*case)
     x = max_unpool(y, switches, *pool, size, mode, relu, *places)
     out = subpixel_deconv(x, weight, bias, *geometry)
     return empty_dense(y, shape, unpool_deconv_channels_last(switches, size, weight)).copy_(out)

@@ -34,16 +34,36 @@ from backsight.ops.subpixel_deconv import (
 Ints = Sequence[int]
 
 
+# Cells below which the weights, which are laid out anew for each call, take longer than the rest.
+_CELLS = 32
+# Values of a line of taps below which most of a vector would be empty; contiguous results only.
+_LINE = 8
+
+
 def _fuses(
-    y: Tensor, switches: Tensor, kernel: Ints, size: Ints, weight: Tensor, geometry: Any
+    y: Tensor,
+    switches: Tensor,
+    kernel: Ints,
+    size: Ints,
+    weight: Tensor,
+    groups: int,
+    dilation: Ints,
+    relu: bool,
 ) -> bool:
     """Whether one kernel is to do both. Measured: see bench/NOTES.md."""
     forced = forced_path("unpool_deconv")
     if forced != "auto":
         return forced == "direct"
-    *_, groups, dilation = geometry
-    pixel_by_pixel = dilation[-1] > 1 and weight.shape[-1] > 1
-    return y.is_cpu and switches.dtype == torch.uint8 and groups == 1 and not pixel_by_pixel
+    if not y.is_cpu or switches.dtype != torch.uint8 or groups > 1:
+        return False
+    if dilation[-1] > 1 and weight.shape[-1] > 1:  # our kernel would go pixel by pixel
+        return False
+    if not relu and math.prod(kernel) == 1:  # no cell is 0
+        return False
+    if len(y) * math.prod(size) < _CELLS:
+        return False
+    narrow = weight.shape[1] * weight.shape[-1] < _LINE
+    return not narrow or unpool_deconv_channels_last(switches, size, weight)
 
 
 def _by_kernel(
@@ -132,12 +152,11 @@ def _unpool_deconv(
 ) -> Tensor:
     pool, places = (kernel, stride, padding, dilation), (base_index, y_at, window_at)
     geometry = (deconv_stride, deconv_padding, output_padding, groups, deconv_dilation)
-    shape = check_unpool_deconv(
-        y, switches, *pool, size, weight, bias, *geometry, mode, relu, *places
-    )
-    if not _fuses(y, switches, kernel, size, weight, geometry):
+    case: tuple[Any, ...] = (y, switches, *pool, size, weight, bias, *geometry, mode, relu, *places)
+    shape = check_unpool_deconv(*case)
+    if not _fuses(y, switches, kernel, size, weight, groups, deconv_dilation, relu):
         x = _max_unpool(y, switches, *pool, size, mode, relu, *places)
-        return _subpixel_deconv(x, weight, bias, *geometry, out=out)
+        return _subpixel_deconv(x, weight, bias, *geometry, False, out)
     last = unpool_deconv_channels_last(switches, size, weight)
     dense = out if out is not None and lies(out, last) else empty_dense(y, shape, last)
     _by_kernel(y, switches, pool, size, weight, bias, geometry, mode, relu, places, dense)
@@ -217,9 +236,9 @@ def unpool_deconv_path(
     kernel: Ints,
     size: Ints,
     weight: Tensor,
-    deconv_stride: Ints | None = None,
     groups: int = 1,
     deconv_dilation: Ints | None = None,
+    relu: bool = False,
 ) -> str:
     """How `unpool_deconv` does such a case, by shapes, dtypes and device:
 
@@ -232,8 +251,9 @@ def unpool_deconv_path(
     Raises:
         ValueError: a wrong value of the variable.
     """
-    geometry = _geometry(y, deconv_stride, None, None, groups, deconv_dilation)
-    return "fused" if _fuses(y, switches, kernel, size, weight, geometry) else "composed"
+    dilation = [1] * len(size) if deconv_dilation is None else deconv_dilation
+    fuses = _fuses(y, switches, kernel, size, weight, groups, dilation, relu)
+    return "fused" if fuses else "composed"
 
 
 def unpool_deconv(

@@ -159,16 +159,16 @@ class Steps:
         windows, there = needed[node.inputs[0]], needed[convolution.index]
         if windows.size != there.size or not np.array_equal(windows.at, there.at):
             return False
-        _, weight, _, stride, _, dilation, groups, *_ = convolution.args
+        _, weight, _, _, _, dilation, groups, *_ = convolution.args
         path = ops.unpool_deconv_path(
             signal.value,
             self.record.switches[node.index],
             node.args[1],
             windows.size,
             self.fixed[weight.index],
-            stride,
             groups,
             dilation,
+            node.index in self.fused,
         )
         return path == "fused"
 
@@ -180,17 +180,15 @@ class Steps:
         args, named = self._pooled(node, signal, windows)
         _, weight, _, stride, _, dilation, groups, *_ = convolution.args
         padding, more, there, clean = self._reach(convolution, windows, needed)
-        value = ops.unpool_deconv(
-            *args,
-            self.fixed[weight.index],
-            None,
-            stride,
-            padding,
-            more,
-            groups,
-            dilation,
-            **named,
-        )
+        named |= {
+            "weight": self.fixed[weight.index],
+            "deconv_stride": stride,
+            "deconv_padding": padding,
+            "output_padding": more,
+            "groups": groups,
+            "deconv_dilation": dilation,
+        }
+        value = ops.unpool_deconv(*args, **named)
         return Signal(value, there, clean)
 
     def _convolved(self, node: Node, signal: Signal, needed: Mapping[int, Windows]) -> Signal:
