@@ -175,7 +175,7 @@ def measure(step: Step, benchmark: Any = None) -> dict[str, float]:
     times = max(1, int(4e-3 / min(timed(f) for f in found.values())))
     runs = {name: repeated(f, times) for name, f in found.items()}
     with torch.no_grad(), reuse():
-        stats = alternate(runs, 3 if QUICK else 15, benchmark=benchmark)
+        stats = alternate(runs, 3 if QUICK else 11, benchmark=benchmark)
     return {name: s.median / times for name, s in stats.items()}
 
 
