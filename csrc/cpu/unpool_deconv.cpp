@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cstring>
 #include <memory>
 #include <vector>
 
@@ -38,6 +39,14 @@ struct Run {
   int64_t from, count;  // elements from an input channel's first of the block
 };
 
+// From there on vectors lie in one line of the cache each; kAlign bytes more are held.
+constexpr int64_t kAlign = 64;
+template <typename W>
+W* aligned(W* values) {
+  const auto rest = reinterpret_cast<uintptr_t>(values) % kAlign;
+  return rest == 0 ? values : values + (kAlign - rest) / sizeof(W);
+}
+
 template <typename W>
 struct DeconvBands {
   int64_t into, onto;                  // channels of a group
@@ -47,15 +56,16 @@ struct DeconvBands {
   std::vector<Tile> tiles;             // the last taps come first
   int64_t filter;                      // values of an input channel and block in all tiles
   std::vector<Run> of_block, of_last;  // of a full block and of a group's last
-  std::unique_ptr<W[]> weights;        // (groups, blocks, tiles, into, values of the tile), or none
-  std::vector<W> mask;   // (lanes,) all bits set inside the line that ends in a vector
-  int64_t height, down;  // output rows of a band, bands of an entry
-  int64_t row;           // values of an output row, not cropped, in the scratch
-  int64_t together;      // bands that share what is read of the weights
-  bool by_blocks;        // threads share the blocks, and pack their weights
-  int64_t channels;      // of the scratch of y: those of each group fill vectors
-  int64_t pitch;         // rows of that scratch
-  bool in_place;         // y and switches need none
+  std::unique_ptr<W[]> weights;  // (groups, blocks, tiles, into, values of the tile), or none;
+                                 // aligned
+  std::vector<W> mask;           // (lanes,) all bits set inside the line that ends in a vector
+  int64_t height, down;          // output rows of a band, bands of an entry
+  int64_t row;                   // values of an output row, not cropped, in the scratch
+  int64_t together;              // bands that share what is read of the weights
+  bool by_blocks;                // threads share the blocks, and pack their weights
+  int64_t channels;              // of the scratch of y: those of each group fill vectors
+  int64_t pitch;                 // rows of that scratch
+  bool in_place;                 // y and switches need none
 };
 
 // Output rows [top, bottom) of entry n, and the rows [first, last) of the map that reach them.
@@ -265,10 +275,11 @@ void by_bands(const UnpoolDeconvParams& p, int threads) {
   const int64_t work = elements_of(out) * bands.into * bands.lines;
   if (!bands.by_blocks) {
     const int64_t size = bands.filter * bands.into;
-    bands.weights.reset(new W[static_cast<size_t>(blocks * size)]);
+    bands.weights.reset(new W[static_cast<size_t>(blocks * size + kAlign)]);
+    W* const weights = aligned(bands.weights.get());
     parallel_chunks(bands.into, blocks * size * 8, threads, [&](int64_t begin, int64_t end) {
       for (int64_t b = 0; b < blocks; ++b)
-        pack_block<T>(p, bands, b, begin, end, bands.weights.get() + b * size);
+        pack_block<T>(p, bands, b, begin, end, weights + b * size);
     });
   }
   parallel_chunks(bands.by_blocks ? blocks : out.n * bands.down, work, threads,

@@ -329,8 +329,9 @@ void deconv_bands(const UnpoolDeconvParams& p, const DeconvBands<Widened<T>>& ba
   const Interval of_bands =
       bands.by_blocks ? Interval{0, d.out.n * bands.down} : Interval{begin, end};
   const Interval of_blocks = bands.by_blocks ? Interval{begin, end} : Interval{0, blocks};
-  std::unique_ptr<W[]> packed(bands.by_blocks ? new W[static_cast<size_t>(weights)] : nullptr);
-  std::vector<W> sums;
+  std::unique_ptr<W[]> packed(bands.by_blocks ? new W[static_cast<size_t>(weights + kAlign)]
+                                              : nullptr);
+  std::vector<W> held;
   UnpoolScratch<T> scratch;
   Listed<W> listed;
   std::vector<Band> group;
@@ -348,19 +349,22 @@ void deconv_bands(const UnpoolDeconvParams& p, const DeconvBands<Widened<T>>& ba
     }
     for (int64_t block = of_blocks.lo; block < of_blocks.hi; ++block) {
       const int64_t g = block / bands.blocks, of_group = block % bands.blocks;
-      if (bands.by_blocks) pack_block<T>(p, bands, block, 0, bands.into, packed.get());
-      const W* const taps = bands.by_blocks ? packed.get() : bands.weights.get() + block * weights;
-      sums.assign(group.size() * static_cast<size_t>(size) + kBytes, W{0});
+      W* taps = aligned(packed.get());
+      if (bands.by_blocks) {
+        pack_block<T>(p, bands, block, 0, bands.into, taps);
+      } else {
+        taps = aligned(bands.weights.get()) + block * weights;
+      }
+      held.assign(group.size() * static_cast<size_t>(size) + kBytes + kAlign, W{0});
+      W* const sums = aligned(held.data());
       for (const Tile& tile : bands.tiles)
         for (size_t b = 0; b < group.size(); ++b)
           add_band<W>(d, bands, group[b], tile, taps + tile.weights * bands.into, listed,
-                      listed.begin.data() + starts[b] + g,
-                      sums.data() + static_cast<int64_t>(b) * size);
+                      listed.begin.data() + starts[b] + g, sums + static_cast<int64_t>(b) * size);
       const int64_t channel = g * bands.onto + of_group * bands.block;
       const int64_t used = min64(bands.block, bands.onto - of_group * bands.block);
       for (size_t b = 0; b < group.size(); ++b)
-        write_band<T>(d, bands, group[b], channel, used,
-                      sums.data() + static_cast<int64_t>(b) * size);
+        write_band<T>(d, bands, group[b], channel, used, sums + static_cast<int64_t>(b) * size);
     }
   }
 }
