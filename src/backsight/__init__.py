@@ -5,6 +5,7 @@ from backsight._version import __version__
 from backsight.config import show_config
 from backsight.explain import Deconvolution, explain_deconv
 from backsight.methods.acceleration import Acceleration, accelerate, restore
+from backsight.methods.feature_map import FeatureMap, feature_map
 from backsight.methods.occlusion import occlusion, plan
 from backsight.methods.projection import Projection, project
 from backsight.methods.rules import rules
@@ -16,6 +17,7 @@ from backsight.sweep.result import Occlusion
 __all__ = [
     "Acceleration",
     "Deconvolution",
+    "FeatureMap",
     "Occlusion",
     "Plan",
     "Projection",
@@ -25,6 +27,7 @@ __all__ = [
     "accelerate",
     "baselines",
     "explain_deconv",
+    "feature_map",
     "occlusion",
     "plan",
     "project",

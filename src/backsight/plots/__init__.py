@@ -3,6 +3,7 @@
 from .canvas import png
 from .maps import overlay, readings
 from .panels import Panel, panels
+from .scatter import picture_map, rows_of_pictures
 from .tables import Cells, cells
 from .units import projections, units
 
@@ -12,8 +13,10 @@ __all__ = [
     "cells",
     "overlay",
     "panels",
+    "picture_map",
     "png",
     "projections",
     "readings",
+    "rows_of_pictures",
     "units",
 ]
