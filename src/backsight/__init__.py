@@ -6,6 +6,11 @@ from backsight.config import show_config
 from backsight.explain import Deconvolution, explain_deconv
 from backsight.methods.acceleration import Acceleration, accelerate, restore
 from backsight.methods.feature_map import FeatureMap, feature_map
+from backsight.methods.fully_convolutional import (
+    PredictionMaps,
+    fully_convolutional,
+    prediction_maps,
+)
 from backsight.methods.occlusion import occlusion, plan
 from backsight.methods.projection import Projection, project
 from backsight.methods.rules import rules
@@ -20,6 +25,7 @@ __all__ = [
     "FeatureMap",
     "Occlusion",
     "Plan",
+    "PredictionMaps",
     "Projection",
     "Saliency",
     "TopActivations",
@@ -28,8 +34,10 @@ __all__ = [
     "baselines",
     "explain_deconv",
     "feature_map",
+    "fully_convolutional",
     "occlusion",
     "plan",
+    "prediction_maps",
     "project",
     "restore",
     "rules",

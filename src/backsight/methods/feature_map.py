@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
 from ..models.call import Call, Model
+from ..models.convolutional import before_classifier
 from ..models.stem import stem
 from ..models.subject import Subject
 from ..plots import picture_map, rows_of_pictures
@@ -277,7 +278,7 @@ def _batches(images: Tensor | Iterable[Tensor], batch_size: int) -> Iterator[Ten
 def _phi(subject: Subject, layer: str | None, images: Tensor) -> tuple[Tensor, Tensor]:
     """(images, features) at a layer, and the model's scores."""
     if layer is None:
-        found, scores = _before_classifier(subject, images)
+        _, found, scores = before_classifier(subject, images)
     else:
         found = stem(subject, layer, images)(images).relu()
         scores = Call(subject.model, (), images)(images)
@@ -287,29 +288,6 @@ def _phi(subject: Subject, layer: str | None, images: Tensor) -> tuple[Tensor, T
             f" {tuple(found.shape)}"
         )
     return (found.flatten(2).mean(2) if found.ndim > 2 else found), scores
-
-
-def _before_classifier(subject: Subject, images: Tensor) -> tuple[Tensor, Tensor]:
-    """What the last of the layers with weights takes, and what the model puts out."""
-    taken: list[Tensor] = []
-
-    def keep(_: nn.Module, given: tuple[Any, ...]) -> None:
-        if given and isinstance(given[0], Tensor):
-            taken[:] = [given[0].clone()]  # what follows may change it
-
-    modules = subject.module.modules()
-    weighty = [m for m in modules if any(p is not None for p in m._parameters.values())]
-    handles = [module.register_forward_pre_hook(keep) for module in weighty]
-    try:
-        scores: Tensor = Call(subject.model, (), images)(images)
-    finally:
-        for handle in handles:
-            handle.remove()
-    if not taken:
-        raise ValueError(
-            "expected a model of layers with weights, or the name of a layer, got none"
-        )
-    return taken[0], scores
 
 
 def _thumbnails(pictures: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from .canvas import png
 from .maps import overlay, readings
 from .panels import Panel, panels
+from .predictions import prediction_maps
 from .scatter import picture_map, rows_of_pictures
 from .tables import Cells, cells
 from .units import projections, units
@@ -15,6 +16,7 @@ __all__ = [
     "panels",
     "picture_map",
     "png",
+    "prediction_maps",
     "projections",
     "readings",
     "rows_of_pictures",
