@@ -44,7 +44,7 @@ class Subject:
             ValueError: neither a network nor something that can be called.
         """
         network = model if isinstance(model, Network) else None
-        bare = unwrapped(network.model if network else model)  # type: ignore[arg-type]
+        bare = unwrapped(model)
         if not callable(bare):
             raise ValueError(
                 f"expected a model that can be called or a zoo.Network, got {type(model).__name__}"
