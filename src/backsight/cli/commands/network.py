@@ -11,7 +11,7 @@ import typer
 
 from backsight.cli import options
 from backsight.cli.commands.occlusion import occlusion, options_of
-from backsight.cli.contents import NETWORK, PACKAGE, Shared, app
+from backsight.cli.contents import NETWORK, PACKAGE, Shared, app, command
 
 
 def plan(shared: Shared, photos: options.Photos, **own: Any) -> int:
@@ -23,6 +23,28 @@ def plan(shared: Shared, photos: options.Photos, **own: Any) -> int:
 
 
 plan.__signature__ = inspect.signature(occlusion)  # type: ignore[attr-defined]
+
+
+@command(NETWORK)
+def feature_map(
+    shared: Shared,
+    photos: options.Photos,
+    layer: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Whose output counts, after its ReLU. [what the classifier takes]",
+        ),
+    ] = None,
+    seed: options.Seed = 0,
+) -> int:
+    """All photos as the network sees them: nearest neighbours, and a map by t-SNE where those lie
+    near each other that are alike to it. Writes feature-map.png, feature-map.neighbours.png, .npz
+    and .json into DIR.
+    """
+    from backsight.cli.feature_map import map_photos
+
+    return map_photos([Path(photo) for photo in photos], shared, layer, seed)
 
 
 @app.command(rich_help_panel=NETWORK)
