@@ -5,8 +5,14 @@ from backsight._version import __version__
 from backsight.config import show_config
 from backsight.explain import Deconvolution, explain_deconv
 from backsight.methods.acceleration import Acceleration, accelerate, restore
+from backsight.methods.activations import Activations, activations
+from backsight.methods.cam import Cam, GapModel, cam, to_gap
+from backsight.methods.faithfulness import Faithfulness, faithfulness
+from backsight.methods.filters import Filters, filters
 from backsight.methods.occlusion import occlusion, plan
 from backsight.methods.projection import Projection, project
+from backsight.methods.receptive_field import ReceptiveField, receptive_field
+from backsight.methods.rotation import Rotation, rotation
 from backsight.methods.rules import rules
 from backsight.methods.saliency import Saliency, saliency
 from backsight.methods.search import TopActivations, top_activations
@@ -15,22 +21,36 @@ from backsight.sweep.result import Occlusion
 
 __all__ = [
     "Acceleration",
+    "Activations",
+    "Cam",
     "Deconvolution",
+    "Faithfulness",
+    "Filters",
+    "GapModel",
     "Occlusion",
     "Plan",
     "Projection",
+    "ReceptiveField",
+    "Rotation",
     "Saliency",
     "TopActivations",
     "__version__",
     "accelerate",
+    "activations",
     "baselines",
+    "cam",
     "explain_deconv",
+    "faithfulness",
+    "filters",
     "occlusion",
     "plan",
     "project",
+    "receptive_field",
     "restore",
+    "rotation",
     "rules",
     "saliency",
     "show_config",
+    "to_gap",
     "top_activations",
 ]
