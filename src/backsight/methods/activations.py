@@ -77,7 +77,7 @@ class Activations(Result):
         return tiles(
             shown,
             title=f"Maps of {channels} channels of {self.layer}{cut}",
-            note=f"white: {most:.3g} and more; over {images}"
+            note=f"black is {least:.3g}, white {most:.3g} and more; over {images}"
             f" {100 * float(self.active.mean()):.3g}% of the units are active, and"
             f" {int(self.dead.sum())} channels never",
             photo=photo if photo.size else None,

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Filters", "filters"]
 
+_TELLING = 5  # cells along each axis, for a filter to be called noisy
+
 _Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
 
 
@@ -36,12 +38,14 @@ class Filters(Result):
         nearest: (filters,) int64, the filter that is most alike.
         similarity: (filters,) in -1..1, the cosine between a filter and that one; -1 where there
             are no others.
-        roughness: (filters,) the mean squared difference of neighbouring weights over twice their
-            mean square: 0 for a flat filter, about 1 for white noise, 2 for a checkerboard; NaN for
-            kernels of one cell. Filters of 5 x 5 and more tell; in 3 x 3 a dot is rough too.
+        noise: (filters,) about 1 for white noise, below 0.5 for blobs, edges and gratings: six
+            times the share of the cells times the share of the frequencies over which the squares
+            are spread, (sum e)^2 / (n sum e^2) of n energies e; of each input channel, weighted by
+            its squares.
         dead: (filters,) bool, the norm is below `dead_below` times the median.
         duplicate: (filters,) bool, the similarity is above `duplicate_above`, and neither is dead.
-        noisy: (filters,) bool, the roughness is above `noisy_above`, and the filter is not dead.
+        noisy: (filters,) bool, `noise` is above `noisy_above`, and the filter is not dead; of
+            kernels with fewer than 5 cells along an axis none is: they are too small to tell.
         layer: the name of the layer.
     """
 
@@ -50,7 +54,7 @@ class Filters(Result):
     norms: Tensor
     nearest: Tensor
     similarity: Tensor
-    roughness: Tensor
+    noise: Tensor
     dead: Tensor
     duplicate: Tensor
     noisy: Tensor
@@ -95,7 +99,7 @@ def filters(
     *,
     dead_below: float = 0.01,
     duplicate_above: float = 0.95,
-    noisy_above: float = 0.75,
+    noisy_above: float = 0.65,
     device: torch.device | str | None = None,
 ) -> Filters:
     """The filters of a convolution as pictures, and those that are dead, duplicate or noisy.
@@ -108,7 +112,7 @@ def filters(
             modules are declared.
         dead_below: the share of the median norm below which a filter is dead.
         duplicate_above: the cosine above which two filters are duplicates.
-        noisy_above: the roughness above which a filter is noisy.
+        noisy_above: the noise above which a filter is noisy.
         device: where to compute; default: where the model is.
 
     Returns:
@@ -128,17 +132,17 @@ def filters(
     unit = flat / norms.clamp_min(torch.finfo(flat.dtype).tiny)[:, None]
     cosines = (unit @ unit.T).clamp(-1, 1).fill_diagonal_(-1)
     similarity, nearest = cosines.max(1)
-    roughness = _roughness(weights)
+    noise = _noise(weights)
     return Filters(
         weights,
         _pictures(subject, weights),
         norms,
         nearest,
         similarity,
-        roughness,
+        noise,
         dead,
         (similarity > duplicate_above) & ~dead & ~dead[nearest],
-        (roughness > noisy_above) & ~dead,
+        (noise > noisy_above) & ~dead & (min(weights.shape[2:]) >= _TELLING),
         name,
     )
 
@@ -159,12 +163,21 @@ def _convolution(subject: Subject, layer: str | None) -> tuple[str, _Convolution
     raise ValueError(f"expected a model with a convolution, got a {type(subject.model).__name__}")
 
 
-def _roughness(weights: Tensor) -> Tensor:
-    axes = range(2, weights.ndim)
-    steps = [weights.diff(dim=d).square().flatten(1) for d in axes]
-    differences = torch.cat(steps, 1).mean(1)  # NaN where a cell has no neighbour
-    mean = weights.square().flatten(1).mean(1)
-    return differences / (2 * mean).clamp_min(torch.finfo(mean.dtype).tiny)
+def _noise(weights: Tensor) -> Tensor:
+    squares = weights.square()
+    energy = squares.flatten(2).sum(2)
+    spectrum = torch.fft.fftn(weights, dim=tuple(range(2, weights.ndim))).abs().square()
+    spread = 6 * _share(squares) * _share(spectrum) * energy
+    return spread.sum(1) / energy.sum(1).clamp_min(torch.finfo(energy.dtype).tiny)
+
+
+def _share(energies: Tensor) -> Tensor:
+    """Over which share of the cells energies (filters, channels, *cells) are spread."""
+    flat = energies.flatten(2)
+    # Relative to the largest one, whose square might overflow.
+    flat = flat / flat.amax(2, keepdim=True).clamp_min(torch.finfo(flat.dtype).tiny)
+    squares = flat.square().sum(2).clamp_min(torch.finfo(flat.dtype).tiny)
+    return flat.sum(2).square() / (flat.shape[2] * squares)
 
 
 def _pictures(subject: Subject, weights: Tensor) -> Tensor:

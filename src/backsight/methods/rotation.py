@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["Rotation", "rotated", "rotation"]
 
 _SHOWN = 5  # so many classes are drawn
-_TURNED = 9  # at most so many turned photos are kept for the figure
+_TURNED = 8  # at most so many turned photos are kept for the figure
 
 
 @dataclass(frozen=True)
@@ -77,6 +77,7 @@ class Rotation(Result):
             x="angle in degrees, counterclockwise",
             y="score" if self.probability is None else "probability",
             shown=shown,
+            step=45,
         )
 
     def summary(self) -> str:

@@ -47,6 +47,7 @@ def curves(
     y: str,
     shown: Sequence[Panel] = (),
     note: str = "",
+    step: float | None = None,
 ) -> Figure:
     """Curves over one axis, below a row of pictures.
 
@@ -56,6 +57,7 @@ def curves(
         x, y: what the axes show, and in which unit.
         shown: pictures and maps; a few fit beside each other.
         note: smaller text below.
+        step: where the ticks of x stand: at its multiples; None: where they usually do.
 
     Raises:
         ValueError: there is no curve, or one or a map holds a NaN or an infinity.
@@ -72,6 +74,8 @@ def curves(
             raise ValueError(f"expected finite curves, got NaN or infinity in {line.label}")
     check_panels(shown)
     matplotlib = load_matplotlib()
+    from matplotlib.ticker import MultipleLocator
+
     ratios = [panel.values.shape[0] / panel.values.shape[1] for panel in shown]
     row = min(2.3, _WIDTH * 0.95 / sum(1 / r for r in ratios)) if shown else 0.0
     figure = empty_figure((_WIDTH, _CURVES + 0.5 + (row + 0.35) * bool(shown)))
@@ -94,6 +98,8 @@ def curves(
     axes.set_xlabel(x)
     axes.set_ylabel(wrapped(y, 40))
     axes.margins(x=0.01)
+    if step is not None:
+        axes.xaxis.set_major_locator(MultipleLocator(step))
     axes.grid(alpha=0.25)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)

@@ -49,7 +49,7 @@ def fields(
 
     height, width = photo.shape[:2]
     unit = _PHOTO / max(height, width)
-    figure = empty_figure((max(width * unit, 2.0) + 2.6, max(height * unit, 2.4) + 0.8))
+    figure = empty_figure((max(width * unit, 2.0) + 3.3, max(height * unit, 2.4) + 0.8))
     axes: Any = figure.subplots()
     axes.imshow(photo, interpolation="antialiased")
     axes.set_axis_off()
@@ -62,7 +62,7 @@ def fields(
     axes.set(ylim=(height - 0.5 + height / 50, -0.5 - height / 50))
     axes.legend(
         handles=[
-            Patch(color=color, label=wrapped(label, 34))
+            Patch(color=color, label=wrapped(label, 32))
             for color, label in zip(colors, labels, strict=True)
         ],
         loc="center left",

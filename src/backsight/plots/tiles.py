@@ -72,8 +72,7 @@ def tiles(
         if not np.isfinite(tile.picture).all():
             raise ValueError("expected finite pictures, got one with a NaN or an infinity")
     ratio = shape[0] / shape[1]
-    columns = max(1, round(math.sqrt(len(drawn) * max(ratio, 0.05) * 1.25)))
-    columns = min(len(drawn), max(columns, 8))
+    columns = _columns(len(drawn), ratio)
     side = min(_LARGEST, (_PAGE + GAP) / columns - GAP)
     labelled = side >= 0.32 and any(tile.label for tile in drawn)
     step = side * ratio + GAP + 0.13 * labelled
@@ -92,7 +91,10 @@ def tiles(
             frame = np.full((*shape[:2], 3), _FRAMES[tile.frame], np.uint8)
             grown = (side + 2 * _FRAME, side * ratio + 2 * _FRAME)
             sheet.put(frame, x - _FRAME, *grown, down=y - _FRAME)
-        sheet.put(tile.picture, x, side, side * ratio, down=y)
+        picture = tile.picture
+        if picture.ndim == 2:
+            picture = np.repeat(picture[..., None], 3, 2)
+        sheet.put(picture, x, side, side * ratio, down=y)
         if labelled:
             at = (x + side / 2, tile.label, 6, y + side * ratio + _FRAME)
             sheet.write(*at, ha="center", color="0.4")
@@ -106,3 +108,14 @@ def tiles(
     if frames:
         sheet.down(0.3)
     return sheet.figure(note)
+
+
+def _columns(count: int, ratio: float) -> int:
+    """How many tiles of a height to width stand in a row: a page a little wider than high, of whose
+    last row as little as can be is empty.
+    """
+    usual = max(8, round(math.sqrt(count * max(ratio, 0.05) * 1.25)))
+    if count <= usual:
+        return count
+    near = range(max(8, usual - usual // 8), usual + usual // 8 + 1)
+    return min(near, key=lambda n: (-count % n, abs(n - usual)))
