@@ -277,11 +277,12 @@ class _Inner:
         leaves: list[Tensor] = []
 
         def replaced(_: nn.Module, __: Any, out: Any) -> Tensor:
-            if not isinstance(out, Tensor) or out.ndim != images.ndim:
+            maps = isinstance(out, Tensor) and out.ndim == images.ndim
+            if not maps or prod(out.shape[2:]) == 1:
                 came = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
                 raise ValueError(
-                    f"expected a layer that puts out maps (images, channels, *spatial), and"
-                    f" {self.layer} puts out {came}"
+                    "expected a layer that puts out maps (images, channels, *spatial) of several"
+                    f" positions, and {self.layer} puts out {came}"
                 )
             leaves.append(out.detach().clone().requires_grad_())
             torch.set_grad_enabled(True)
