@@ -5,7 +5,11 @@ from backsight._version import __version__
 from backsight.config import show_config
 from backsight.explain import Deconvolution, explain_deconv
 from backsight.methods.acceleration import Acceleration, accelerate, restore
+from backsight.methods.activations import Activations, activations
+from backsight.methods.cam import Cam, GapModel, cam, to_gap
+from backsight.methods.faithfulness import Faithfulness, faithfulness
 from backsight.methods.feature_map import FeatureMap, feature_map
+from backsight.methods.filters import Filters, filters
 from backsight.methods.fully_convolutional import (
     PredictionMaps,
     fully_convolutional,
@@ -13,6 +17,8 @@ from backsight.methods.fully_convolutional import (
 )
 from backsight.methods.occlusion import occlusion, plan
 from backsight.methods.projection import Projection, project
+from backsight.methods.receptive_field import ReceptiveField, receptive_field
+from backsight.methods.rotation import Rotation, rotation
 from backsight.methods.rules import rules
 from backsight.methods.saliency import Saliency, saliency
 from backsight.methods.search import TopActivations, top_activations
@@ -21,27 +27,41 @@ from backsight.sweep.result import Occlusion
 
 __all__ = [
     "Acceleration",
+    "Activations",
+    "Cam",
     "Deconvolution",
+    "Faithfulness",
     "FeatureMap",
+    "Filters",
+    "GapModel",
     "Occlusion",
     "Plan",
     "PredictionMaps",
     "Projection",
+    "ReceptiveField",
+    "Rotation",
     "Saliency",
     "TopActivations",
     "__version__",
     "accelerate",
+    "activations",
     "baselines",
+    "cam",
     "explain_deconv",
+    "faithfulness",
     "feature_map",
+    "filters",
     "fully_convolutional",
     "occlusion",
     "plan",
     "prediction_maps",
     "project",
+    "receptive_field",
     "restore",
+    "rotation",
     "rules",
     "saliency",
     "show_config",
+    "to_gap",
     "top_activations",
 ]
