@@ -13,7 +13,7 @@ PYTEST_ARGS ?=
 # What the compiled module and the environment are made of; a newer one means installing again.
 NATIVE  := pyproject.toml setup.py CMakeLists.txt constraints.txt \
   $(shell find csrc -name '*.h' -o -name '*.cuh' -o -name '*.cpp' -o -name '*.cu')
-PACKAGE := $(shell find src -name '*.py' -o -name '*.pyi' -o -name '*.txt')
+PACKAGE := $(shell find src -name '*.py' -o -name '*.pyi' -o -name '*.txt' -o -name '*.html')
 
 .PHONY: help demo test lint format sanitize bench docs gpu dist clean
 

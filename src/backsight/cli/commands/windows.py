@@ -1,12 +1,13 @@
-"""The command that slides a classifier over photos.
+"""The command that slides a classifier over photos, and the one that shows all views of them.
 
 The annotations are the options: they are evaluated at once.
 """
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from backsight.cli import options
-from backsight.cli.contents import DECISIONS, on_photos
+from backsight.cli.contents import DECISIONS, Shared, command, on_photos
 
 if TYPE_CHECKING:
     from backsight.cli.reader import Photo, Reader
@@ -32,3 +33,19 @@ def fully_convolutional(
         show_progress=show_progress,
         device=reader.device,
     )
+
+
+@command(DECISIONS)
+def report(
+    shared: Shared,
+    photos: options.Photos,
+    target: options.Target = None,
+    seed: options.Seed = 0,
+) -> int:
+    """Every view of a photo on one page, with what each says and cannot say. Writes
+    NAME.report.html, which needs no network, and beside it NAME.report.json and
+    NAME.report.VIEW.npz of each photo into DIR: all of them, or none.
+    """
+    from backsight.cli.report.run import report_photos
+
+    return report_photos([Path(photo) for photo in photos], shared, target, seed)
