@@ -272,7 +272,7 @@ class Occlusion:
             base = float(self.base[image].max())
             lines.append(
                 f"{found['target']}: score {base:.4g}, largest drop {found['largest_drop']:.4g} by"
-                f" {found['boxes']}; noise floor {self.noise_floor:.2g}"
+                f" {_places(found['boxes'])}; noise floor {self.noise_floor:.2g}"
             )
         return "\n".join(lines)
 
@@ -336,6 +336,19 @@ class Occlusion:
             tensors["most_probable"],
             tensors.get("targets"),
         )
+
+
+def _places(boxes: list[list[int]]) -> str:
+    """Boxes in words."""
+    axes = len(boxes[0]) // 2 if boxes else 0
+    names = ("rows", "columns") if axes == 2 else [f"axis {axis}" for axis in range(axes)]
+    return " and ".join(
+        ", ".join(
+            f"{name} {start} to {end}"
+            for name, start, end in zip(names, box[:axes], box[axes:], strict=True)
+        )
+        for box in boxes
+    )
 
 
 def _versions() -> dict[str, str]:

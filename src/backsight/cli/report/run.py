@@ -6,7 +6,7 @@ import json
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -45,28 +45,17 @@ def report_photos(photos: Sequence[Path], shared: Shared, target: str | None, se
     options = _options(shared, target)
 
     def do(task: Task, photo: Photo, started: float) -> None:
-        _report(
-            Look(task, task.job(photo), seed), shared.output / named[photo.path], shared, started
-        )
+        stem = shared.output / named[photo.path]
+        _report(Look(task, task.job(photo), seed), stem, shared, started)
 
     return each(list(named), lambda: Task(options), do)
 
 
 def _options(shared: Shared, target: str | None) -> Options:
     """Those of a sweep of all classes; its window is found for each photo."""
-    unset = dict.fromkeys(
-        ("stride", "edge", "rows", "columns", "boxes", "top", "probability", "layer")
-    )
-    unset |= dict.fromkeys(("model_output", "region", "memory"))
-    return Options(
-        **asdict(shared.source),
-        **unset,
-        window="1",
-        target=target,
-        baseline="training",
-        baseline_units="pixel",
-        readings=False,
-    )
+    given: dict[str, Any] = dict.fromkeys(field.name for field in fields(Options))
+    given |= asdict(shared.source) | {"window": "1", "target": target, "readings": False}
+    return Options(**given | {"baseline": "training", "baseline_units": "pixel"})
 
 
 def _report(look: Look, stem: Path, shared: Shared, started: float) -> None:

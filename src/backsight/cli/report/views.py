@@ -13,6 +13,7 @@ from torch import Tensor
 import backsight
 from backsight import plots
 from backsight.cli.contents import DECISIONS, NETWORK, UNITS
+from backsight.cli.layer import put_out
 from backsight.cli.readings import Readings, last_maps
 from backsight.cli.task import Job, Task
 from backsight.cli.words import by
@@ -89,8 +90,8 @@ class Look:
 
     @cached_property
     def middle(self) -> str:
-        """The deepest layer whose units see no more than a part of the photo; where no field is
-        known, the last one with maps.
+        """The deepest layer whose units see no more than a part of the photo, of those behind a
+        ReLU where there are such; where no field is known, the last one with maps.
         """
         layers, _ = layers_of(self.network.model, self.image[:1])
         limit = _SEEN * min(self.image.shape[2:])
@@ -99,6 +100,9 @@ class Look:
             for layer in layers
             if layer.field is not None and max(axis.size for axis in layer.field) <= limit
         ]
+        for name in reversed(fits):
+            if float(put_out(self.network.model, name, self.image).min()) >= 0:
+                return name
         return fits[-1] if fits else self.last
 
     @cached_property
