@@ -3,6 +3,7 @@
 from .canvas import png
 from .maps import overlay, readings
 from .panels import Panel, panels
+from .pictures import gallery
 from .tables import Cells, cells
 from .units import projections, units
 
@@ -10,6 +11,7 @@ __all__ = [
     "Cells",
     "Panel",
     "cells",
+    "gallery",
     "overlay",
     "panels",
     "png",
