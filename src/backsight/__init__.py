@@ -7,9 +7,12 @@ from backsight.explain import Deconvolution, explain_deconv
 from backsight.methods.acceleration import Acceleration, accelerate, restore
 from backsight.methods.activations import Activations, activations
 from backsight.methods.cam import Cam, GapModel, cam, to_gap
+from backsight.methods.class_model import ClassModel, class_model
+from backsight.methods.dream import Dream, dream
 from backsight.methods.faithfulness import Faithfulness, faithfulness
 from backsight.methods.feature_map import FeatureMap, feature_map
 from backsight.methods.filters import Filters, filters
+from backsight.methods.fool import Fool, fool
 from backsight.methods.fully_convolutional import (
     PredictionMaps,
     fully_convolutional,
@@ -22,6 +25,7 @@ from backsight.methods.rotation import Rotation, rotation
 from backsight.methods.rules import rules
 from backsight.methods.saliency import Saliency, saliency
 from backsight.methods.search import TopActivations, top_activations
+from backsight.methods.style import Style, style
 from backsight.sweep.plan import Plan
 from backsight.sweep.result import Occlusion
 
@@ -29,10 +33,13 @@ __all__ = [
     "Acceleration",
     "Activations",
     "Cam",
+    "ClassModel",
     "Deconvolution",
+    "Dream",
     "Faithfulness",
     "FeatureMap",
     "Filters",
+    "Fool",
     "GapModel",
     "Occlusion",
     "Plan",
@@ -41,16 +48,20 @@ __all__ = [
     "ReceptiveField",
     "Rotation",
     "Saliency",
+    "Style",
     "TopActivations",
     "__version__",
     "accelerate",
     "activations",
     "baselines",
     "cam",
+    "class_model",
+    "dream",
     "explain_deconv",
     "faithfulness",
     "feature_map",
     "filters",
+    "fool",
     "fully_convolutional",
     "occlusion",
     "plan",
@@ -62,6 +73,7 @@ __all__ = [
     "rules",
     "saliency",
     "show_config",
+    "style",
     "to_gap",
     "top_activations",
 ]

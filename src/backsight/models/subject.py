@@ -110,11 +110,11 @@ class Subject:
             raise ValueError(f"expected a class index in 0..{outputs - 1}, got {index}")
         return index
 
-    def label(self, index: int, outputs: int) -> str:
-        """What to call output `index` of so many."""
+    def label(self, index: int, outputs: int, kind: str = "class") -> str:
+        """What to call output `index` of so many; of a `kind`, where it has no name."""
         if self.network is not None and self.classes is not None and len(self.classes) == outputs:
             return self.network.label(index)
-        return f"class {index}"
+        return f"{kind} {index}"
 
     def pictures(self, images: Tensor) -> Tensor:
         """The photos that (images, channels, H, W) show: (images, H, W, 3) uint8 RGB, on the CPU.

@@ -5,6 +5,7 @@ from .curves import Line, curves
 from .fields import fields
 from .maps import overlay, readings
 from .panels import Panel, panels
+from .pictures import gallery
 from .predictions import prediction_maps
 from .scatter import picture_map, rows_of_pictures
 from .tables import Cells, cells
@@ -19,6 +20,7 @@ __all__ = [
     "cells",
     "curves",
     "fields",
+    "gallery",
     "overlay",
     "panels",
     "picture_map",
