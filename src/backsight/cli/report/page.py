@@ -20,6 +20,7 @@ from backsight._version import __version__
 __all__ = ["Drawn", "Head", "page"]
 
 _WIDE = 2.0  # times as wide as high: such a figure gets a row of its own
+_LINES = 4  # of a summary that stand open
 _QUALITY = 88  # of pictures in the page
 
 
@@ -121,14 +122,14 @@ def _figure(view: Drawn) -> str:
     if view.png is not None:
         source, width, height = _inside(_image(view.png))
         kind = ' class="wide"' if width > _WIDE * height else ""
-        alt = escape(f"{view.title}: {view.summary}")
+        alt = escape(f"{view.title}: {_first(view.summary)}")
         picture = f'<img src="{source}" width="{width}" height="{height}" alt="{alt}">'
     lines = [
         f'<figure id="{view.name}"{kind}>',
         picture,
         "<figcaption>",
         f"<h3>{escape(view.title)}</h3>",
-        *(f"<p>{escape(line)}</p>" for line in view.summary.splitlines()),
+        _told(view.summary),
         f"<p><b>How to read it.</b> {escape(view.reads)}</p>",
         f"<p><b>What it cannot show.</b> {escape(view.cannot)}</p>",
     ]
@@ -136,6 +137,20 @@ def _figure(view: Drawn) -> str:
         link = f'<a href="{quote(view.file)}">{escape(view.file)}</a>'
         lines.append(f'<p class="soft">Raw data: {link}</p>')
     return "\n".join([*lines, "</figcaption>", "</figure>"])
+
+
+def _first(summary: str) -> str:
+    return summary.splitlines()[0] if summary else ""
+
+
+def _told(summary: str) -> str:
+    """What was found: a few lines as they are, a table to be unfolded."""
+    lines = summary.splitlines()
+    if len(lines) <= _LINES:
+        return "\n".join(f"<p>{escape(line)}</p>" for line in lines)
+    table = escape("\n".join(lines[1:]).strip("\n"))
+    head = escape(_first(summary).capitalize())
+    return f"<details><summary>{head}</summary><pre>{table}</pre></details>"
 
 
 def _image(found: bytes | npt.NDArray[np.uint8]) -> Any:

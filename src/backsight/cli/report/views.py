@@ -12,7 +12,7 @@ from torch import Tensor
 
 import backsight
 from backsight import plots
-from backsight.cli.contents import DECISIONS, NETWORK, UNITS
+from backsight.cli.contents import DECISIONS, NETWORK, PICTURES, UNITS
 from backsight.cli.layer import put_out
 from backsight.cli.readings import Readings, last_maps
 from backsight.cli.task import Job, Task
@@ -26,6 +26,7 @@ __all__ = ["VIEWS", "Found", "Look", "View"]
 _UNITS = 4  # strongest units of a layer that are shown
 _SMALLER = 7  # the window's side is this part of the photo's shorter one
 _SEEN = 0.5  # the share of the photo's shorter side that units may see, to be told apart
+_STEPS = 100  # of the ascent to a class
 _LARGER = 2  # times the usual crop: how large a photo a classifier slides over
 
 
@@ -200,6 +201,24 @@ def _receptive_field(look: Look) -> Found:
     return Found.of(backsight.receptive_field(look.network, look.image))
 
 
+def _class_model(look: Look) -> Found:
+    return Found.of(backsight.class_model(look.network, look.index, seed=look.seed, steps=_STEPS))
+
+
+def _dream(look: Look) -> Found:
+    return Found.of(backsight.dream(look.network, look.image, layer=look.middle, seed=look.seed))
+
+
+def _flip(look: Look) -> Found:
+    return Found.of(
+        backsight.fool(look.network, look.image, smallest=True, confidence=0.5, steps=20)
+    )
+
+
+def _noise(look: Look) -> Found:
+    return Found.of(backsight.fool(look.network, None, look.index, seed=look.seed))
+
+
 def _filters(look: Look) -> Found:
     return Found.of(backsight.filters(look.network))
 
@@ -318,6 +337,44 @@ VIEWS = (
         "influence on it.",
         "It bounds what a unit can see; what it uses is less, mostly near the middle.",
         _receptive_field,
+    ),
+    View(
+        "class-model",
+        PICTURES,
+        "What the class looks like to the network",
+        "A picture grown from noise until the class scores as high as it can, kept smooth on the "
+        "way. Parts that come back again and again are what the network looks for.",
+        "The smoothing decides much of how it looks, and without it there would be noise alone. It "
+        "is one of many such pictures, and none of them shows this photo.",
+        _class_model,
+    ),
+    View(
+        "dream",
+        PICTURES,
+        "Dream",
+        "The photo, changed so that a layer is more active on it, at several sizes: more of "
+        "whatever the layer sees there already. Low layers give textures, high ones parts.",
+        "It amplifies all that is active at once and weighs nothing by what it does for the class.",
+        _dream,
+    ),
+    View(
+        "flip",
+        PICTURES,
+        "The smallest change found that flips the decision",
+        "What has to be added to the photo for another class to win, and the photo with it. Small "
+        "and shapeless changes that suffice mean that the decision hangs on little.",
+        "A smaller one may exist that the search did not find. What flips this network in this "
+        "photo need not flip another one, and no camera would make such a change.",
+        _flip,
+    ),
+    View(
+        "fooling",
+        PICTURES,
+        "Noise that the network takes for the class",
+        "Uniform noise, changed until the network is sure of the class. That it is sure says "
+        "nothing about whether the thing is there.",
+        "It shows that scores can be had without the thing, not how often it happens.",
+        _noise,
     ),
     View(
         "filters",
