@@ -14,7 +14,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
-from torch.fx.passes.shape_prop import ShapeProp
 
 from .call import Call
 from .subject import Subject
@@ -62,8 +61,9 @@ def convolutional(subject: Subject, shape: Sequence[int]) -> fx.GraphModule:
         ) from error
     found = fx.GraphModule(model, graph, type(model).__name__)
     with torch.no_grad():
-        ShapeProp(found).propagate(images)
-    _Head(found, len(shape) - 1).convert()
+        shapes = _Shapes(found)
+        shapes.run(images)
+    _Head(found, shapes.found, len(shape) - 1).convert()
     found.graph.eliminate_dead_code()
     found.graph.lint()
     found.recompile()
@@ -115,11 +115,28 @@ class _Tracer(fx.Tracer):
         return any(isinstance(inner, _CONVOLUTIONS) for inner in m.modules())
 
 
+class _Shapes(fx.Interpreter):
+    """Notes the shape of each node's tensor."""
+
+    def __init__(self, model: fx.GraphModule) -> None:
+        super().__init__(model)
+        self.found: dict[fx.Node, tuple[int, ...]] = {}
+
+    def run_node(self, n: fx.Node) -> Any:
+        value = super().run_node(n)
+        if isinstance(value, Tensor):
+            self.found[n] = tuple(value.shape)
+        return value
+
+
 class _Head:
     """The end of a graph, from the maps on, on the way from its output back."""
 
-    def __init__(self, model: fx.GraphModule, axes: int) -> None:
+    def __init__(
+        self, model: fx.GraphModule, shapes: dict[fx.Node, tuple[int, ...]], axes: int
+    ) -> None:
         self.model = model
+        self.shapes = shapes
         self.graph = model.graph
         self.axes = axes
         self.modules = dict(model.named_modules())
@@ -173,10 +190,8 @@ class _Head:
             raise ValueError("expected a model that returns scores (images, classes), got others")
         return found
 
-    @staticmethod
-    def _shape(node: fx.Node) -> tuple[int, ...]:
-        meta = node.meta.get("tensor_meta")
-        return tuple(getattr(meta, "shape", ()))
+    def _shape(self, node: fx.Node) -> tuple[int, ...]:
+        return self.shapes.get(node, ())
 
     def _kind(self, node: fx.Node, kinds: Any) -> bool:
         return node.op == "call_module" and isinstance(self.modules[str(node.target)], kinds)
