@@ -16,7 +16,7 @@ from digits import trained
 from nets import alexnet, random_images, resnet18, resnet50, seeded, squeezenet1_1, vgg16
 
 
-def largest(make: Callable[[], nn.Module], layers: list[str], size: int = 256) -> list[int]:
+def largest(make: Callable[[], nn.Module], layers: list[str], size: int = 96) -> list[int]:
     found = backsight.receptive_field(
         seeded(make).eval(), torch.zeros(1, 3, size, size), layers=layers
     )
