@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from backsight.cli.commands import views
+from backsight.cli.commands import pictures, views
 from backsight.cli.contents import DECISIONS, NETWORK, PACKAGE, UNITS, app
 from backsight.cli.options import (
     Classes,
@@ -29,7 +29,7 @@ from backsight.cli.options import (
     Weights,
 )
 
-__all__ = ["app", "views"]
+__all__ = ["app", "pictures", "views"]
 
 
 def _version(wanted: bool) -> None:
