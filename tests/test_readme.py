@@ -60,7 +60,8 @@ def test_commands_and_methods_that_it_names_are_there() -> None:
 
     text = README.read_text(encoding="utf-8")
     commands = {command.name or command.callback.__name__ for command in app.registered_commands}
-    blocks = "".join(re.findall(r"^```\n(.*?)^```", text, re.DOTALL | re.MULTILINE))
+    fenced = re.findall(r"^```(\w*)\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    blocks = "".join(lines for language, lines in fenced if not language)
     named = set(re.findall(r"^backsight ([a-z-]+)", blocks, re.MULTILINE))
     assert {"occlusion", "report", "feature-map"} <= named <= commands
     listed = text.split("There are `")[1].split(" and more")[0]

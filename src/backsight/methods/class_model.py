@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 __all__ = ["ClassModel", "class_model"]
 
 _LEAST_SIGMA = 0.3  # pixels; a narrower Gaussian leaves the grid of pixels as it is
+_STEP = 6.0  # levels of 0..255, the mean change of a step
 _NOISE = 10.0  # levels of 0..255, the deviation of what the ascent starts from
 
 
@@ -94,7 +95,7 @@ def class_model(
     start: Tensor | None = None,
     shape: Sequence[int] | None = None,
     steps: int = 200,
-    step: float = 6.0,
+    step: float | None = None,
     rate: float | None = None,
     l2: float = 0.0,
     decay: float = 0.02,
@@ -128,11 +129,11 @@ def class_model(
             (images, ...) that returns (images,) scores.
         layer: whose outputs the target is in; None: the model's own.
         start: (1, channels, *spatial) or one for each target, normalised as the model takes it,
-            to grow all pictures from; None: faint noise around the mean pixel.
+            to grow all pictures from; None: faint noise around 0, or around the middle of `limits`.
         shape: (channels, *spatial) of the pictures without `start`; None: a Network's usual size.
         steps: steps of ascent.
-        step: how far each goes, as the mean change of the values in levels of 0..255; in the
-            model's own units where the range of its pixels is not known.
+        step: how far each goes, as the mean change of the values in levels of 0..255, or in the
+            model's own units where the range of its pixels is not known; None: 6 levels, or 0.1.
         rate: what the gradient is multiplied by, instead of what gives each step its length `step`.
         l2: Simonyan's penalty on the sum of squares, in the model's units.
         decay: the share of each value that goes at each step, in [0, 1).
@@ -155,7 +156,8 @@ def class_model(
         ValueError: an argument does not fit; the sentence says what was expected and what came.
     """
     check_steps(steps=steps, blur_every=blur_every, batch_size=batch_size)
-    if not step > 0 or (rate is not None and not rate > 0) or not l2 >= 0 or not 0 <= decay < 1:
+    given = [length for length in (step, rate) if length is not None]
+    if not all(length > 0 for length in given) or not l2 >= 0 or not 0 <= decay < 1:
         raise ValueError(
             "expected positive step and rate, l2 of at least 0 and decay in [0, 1), got step"
             f" {step}, rate {rate}, l2 {l2}, decay {decay}"
@@ -172,10 +174,13 @@ def class_model(
     first = start if start is not None else torch.zeros(1, *usual_shape(subject, shape))
     first = subject.take(first if start is not None else first.to(subject.dtype))
     pixels = Pixels.of(subject, first, limits)
-    dtype = first.dtype
-    run = in_dtype(stem(subject, layer, first), dtype)
+    length = pixels.usual(_STEP) if step is None else step
+    run = in_dtype(stem(subject, layer, first), first.dtype)
+    middle = 0.0 if limits is None else sum(limits) / 2
     starts = [
-        _NOISE * pixels.level * _normal(first, each) if start is None else first.to(wide(dtype))
+        middle + pixels.usual(_NOISE) * pixels.level * _normal(first, each)
+        if start is None
+        else first.to(wide(first.dtype))
         for each in seeds
     ]
     units = _units(target)
@@ -205,7 +210,7 @@ def class_model(
             history.append(found)
             best, most = _better(best, most, x, found)
             g = g - 2 * l2 * x if l2 else g
-            x = x + (pixels.step(g, step) if rate is None else rate * g)
+            x = x + (pixels.step(g, length) if rate is None else rate * g)
             if k < steps - 1:
                 x = x * (1 - decay) if decay else x
                 x = _blurred(x, blurs) if (k + 1) % blur_every == 0 else x
@@ -277,13 +282,15 @@ def _blurs(like: Tensor, sigma: float) -> list[Tensor]:
 
 def _blurred(x: Tensor, blurs: Sequence[Tensor]) -> Tensor:
     for axis, matrix in enumerate(blurs, 2):
-        x = (x.movedim(axis, -1) @ matrix).movedim(-1, axis)
+        lines: Tensor = x.movedim(axis, -1) @ matrix
+        x = lines.movedim(-1, axis)
     return x
 
 
 def _norms(x: Tensor) -> Tensor:
     """(images, 1, *spatial), over the channels."""
-    return x.norm(dim=1, keepdim=True)
+    norms: Tensor = x.norm(dim=1, keepdim=True)
+    return norms
 
 
 def _contributions(g: Tensor, x: Tensor) -> Tensor:
@@ -293,12 +300,11 @@ def _contributions(g: Tensor, x: Tensor) -> Tensor:
 
 def _clipped(x: Tensor, size: Callable[[Tensor], Tensor], percent: float) -> Tensor:
     """The pictures with so many percent of their pixels 0, those of the smallest size."""
-    if not percent:
+    count = round(percent / 100 * x[0, 0].numel())
+    if not count:
         return x
     sizes = size(x)
     flat = sizes.flatten(1)
-    count = round(percent / 100 * flat.shape[1])
-    if not count:
-        return x
     largest = flat.kthvalue(count, 1).values.view(-1, *(1,) * (x.ndim - 1))
-    return torch.where(sizes > largest, x, 0.0)
+    clipped: Tensor = torch.where(sizes > largest, x, 0.0)
+    return clipped

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Dream", "dream"]
 
+_STEP = 1.5  # levels of 0..255, the mean change of a step
+
 
 @dataclass(frozen=True)
 class Dream(Result):
@@ -78,7 +80,7 @@ def dream(
     *,
     layer: Mixture,
     steps: int = 10,
-    step: float = 1.5,
+    step: float | None = None,
     octaves: int = 4,
     scale: float = 1.4,
     jitter: int = 32,
@@ -101,8 +103,9 @@ def dream(
         images: (images, channels, H, W), floating point, normalised as the model takes them.
         layer: the layer, by name; several; or {name: weight}, a mixture.
         steps: steps at each size.
-        step: how far each goes, as the mean change of an image's values in levels of 0..255; in the
-            model's own units where the range of its pixels is not known.
+        step: how far each goes, as the mean change of an image's values in levels of 0..255, or in
+            the model's own units where the range of its pixels is not known; None: 1.5 levels, or
+            0.023.
         octaves: how many sizes.
         scale: from each size to the next, above 1.
         jitter: the shifts are up to so many pixels each way; 0: none.
@@ -120,7 +123,12 @@ def dream(
         ValueError: an argument does not fit; the sentence says what was expected and what came.
     """
     check_steps(steps=steps, octaves=octaves, batch_size=batch_size)
-    if not step > 0 or not scale > 1 or isinstance(jitter, bool) or not jitter >= 0:
+    if (
+        (step is not None and not step > 0)
+        or not scale > 1
+        or isinstance(jitter, bool)
+        or not jitter >= 0
+    ):
         raise ValueError(
             "expected a positive step, a scale above 1 and a jitter of at least 0, got step"
             f" {step}, scale {scale}, jitter {jitter}"
@@ -130,6 +138,7 @@ def dream(
     if images.ndim != 4:
         raise ValueError(f"expected images (images, channels, H, W), got {tuple(images.shape)}")
     pixels = Pixels.of(subject, images, limits)
+    length = pixels.usual(_STEP) if step is None else step
     layers = weights_of("layer", layer)
     run = in_dtype(stems(subject, list(layers), images), images.dtype)
     photos = images.to(wide(images.dtype))
@@ -153,7 +162,7 @@ def dream(
                 shift = torch.randint(-jitter, jitter + 1, (2,), generator=generator).tolist()
                 x = torch.roll(x, shift, (2, 3)) if any(shift) else x
                 _, g = gradient(activity, x, lambda activity: activity)
-                x = x + pixels.step(g, step)
+                x = x + pixels.step(g, length)
                 x = torch.roll(x, [-n for n in shift], (2, 3)) if any(shift) else x
                 x = pixels.kept(x)
                 bar.update(len(x))

@@ -269,7 +269,8 @@ class _Goal:
         gradient has the same direction, these do not flatten out where a network is sure.
         """
         scores = scores.to(wide(scores.dtype))
-        column = self.classes[:, None]
+        # A copy, for callers in inference mode, whose tensors autograd refuses.
+        column = self.classes.clone()[:, None]
         odds = scores.gather(1, column)[:, 0] - scores.scatter(1, column, -math.inf).logsumexp(1)
         return -odds if self.away else odds
 

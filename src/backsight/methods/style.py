@@ -28,11 +28,11 @@ from ..zoo.network import Network
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["Style", "gram", "style"]
+__all__ = ["CONTENT", "STYLE", "Style", "gram", "style"]
 
 #: The layers of the paper, as VGG16's are called in the zoo; it means them behind their ReLUs.
-_CONTENT = "relu4_2"
-_STYLE = ("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu5_1")
+CONTENT = "relu4_2"
+STYLE = ("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu5_1")
 
 _STARTS = ("content", "noise")
 _HISTORY = 20  # pairs of steps that L-BFGS remembers
@@ -100,8 +100,8 @@ def style(
     images: Tensor,
     painting: Tensor,
     *,
-    content_layer: Mixture = _CONTENT,
-    style_layer: Mixture = _STYLE,
+    content_layer: Mixture = CONTENT,
+    style_layer: Mixture = STYLE,
     style_weight: float = 1e8,
     start: str = "content",
     average_pools: bool = True,
@@ -162,14 +162,13 @@ def style(
     styles = weights_of("style_layer", style_layer)
     run = in_dtype(stems(subject, list(contents | styles), images), images.dtype)
     first = images if start == "content" else pixels.noise(images.shape[1:], seed)
-    weights = torch.tensor([1.0, style_weight], dtype=wide(images.dtype), device=images.device)
 
     def painted(i: int, bar: tqdm) -> tuple[Tensor, Tensor, int]:
         """The picture, its losses (2, 2) before and after, and how often they were computed."""
         photo, model_of_style = images[i, None].clone(), painting[i % len(painting), None].clone()
         losses = _Losses(run, contents, styles, photo, model_of_style)
         x = first[i % len(first), None].to(wide(images.dtype), copy=True)
-        found, count = _minimised(lambda x: losses(x) @ weights, x, steps, bar)
+        found, count = _minimised(lambda x: losses.total(x, style_weight), x, steps, bar)
         found = pixels.kept(found)
         with torch.no_grad():
             return found, torch.cat([losses(x), losses(found)]), count
@@ -198,7 +197,8 @@ def gram(maps: Tensor) -> Tensor:
     products of each two channels, summed over the positions.
     """
     flat = maps.flatten(2)
-    return flat @ flat.mT
+    products: Tensor = flat @ flat.mT
+    return products
 
 
 class _Losses:
@@ -236,6 +236,11 @@ class _Losses:
             for name, weight in self.styles.items()
         ]
         return torch.stack([torch.stack(content).sum(), torch.stack(style).sum()])[None]
+
+    def total(self, picture: Tensor, style_weight: float) -> Tensor:
+        """(1,)"""
+        content, style = self(picture)[0]
+        return (content + style_weight * style)[None]
 
 
 def _mean_gram(maps: Tensor) -> Tensor:

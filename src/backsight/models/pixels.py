@@ -13,6 +13,8 @@ from .subject import Subject
 
 __all__ = ["Pixels", "check_steps", "in_dtype", "usual_shape", "wide"]
 
+_LEVELS = 64  # within the deviation of a photo's values
+
 
 @dataclass(frozen=True)
 class Pixels:
@@ -78,6 +80,10 @@ class Pixels:
         least, most = levels.amin(axes, True), levels.amax(axes, True)
         spread = (most - least).clamp_min(torch.finfo(levels.dtype).tiny)
         return self.low + (levels - least) / spread * 255 * self.level
+
+    def usual(self, levels: float) -> float:
+        """So many levels; where the range is not known, as much of values whose deviation is 1."""
+        return levels if self.low is not None else levels / _LEVELS
 
     def step(self, gradients: Tensor, levels: float) -> Tensor:
         """Changes along gradients (images, channels, *spatial): of each image so many levels in the
