@@ -131,5 +131,6 @@ class Subject:
         if values.shape[1] not in (1, 3):
             values = values.mean(1, keepdim=True)
         least, most = values.amin((1, 2, 3), True), values.amax((1, 2, 3), True)
-        shades = (values - least) / (most - least).clamp_min(torch.finfo(torch.float32).tiny)
-        return (shades * 255).round().byte().expand(-1, 3, -1, -1).permute(0, 2, 3, 1).contiguous()
+        shades = (values - least).div_((most - least).clamp_min(torch.finfo(torch.float32).tiny))
+        shades = shades.mul_(255).round_().byte()
+        return shades.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).contiguous()
