@@ -49,9 +49,10 @@ COMMANDS = {
     for command in app.registered_commands
     if "photos" in options_of(command)
 }
-#: Those that write a file for each photo, and those that make one of all of them.
+#: Those that write files for each photo, and those that make one of all of them; the report has
+#: tests of its own.
 OF_ALL = {"units", "feature-map", "dream-frames"}
-OF_EACH = sorted(COMMANDS.keys() - OF_ALL - {"plan"})
+OF_EACH = sorted(COMMANDS.keys() - OF_ALL - {"plan", "report"})
 #: What stands for defaults that are layers of another network.
 FOR_THIS = {"style": ["--content-layer", "0", "--style-layer", "0"]}
 WITH_TARGET = sorted(name for name in COMMANDS if "target" in COMMANDS[name])
@@ -169,7 +170,7 @@ def test_unknown_layers(name: str, folder: Path, capsys: pytest.CaptureFixture[s
     refused(given, "expected a layer of the model, such as", folder, capsys)
 
 
-@pytest.mark.parametrize("name", [name for name in OF_EACH if name != "report"])
+@pytest.mark.parametrize("name", OF_EACH)
 def test_networks_of_one_class_are_taken_or_refused(
     name: str, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
