@@ -98,7 +98,7 @@ def page(head: Head, views: Sequence[Drawn]) -> str:
 def _row(name: str, share: float) -> str:
     return (
         f'<tr><th scope="row">{escape(name)}</th>'
-        f'<td class="bar"><span style="width: {100 * share:.1f}%"></span></td>'
+        f'<td class="bar" aria-hidden="true"><span style="width: {100 * share:.1f}%"></span></td>'
         f"<td>{100 * share:.1f} %</td></tr>"
     )
 
