@@ -78,8 +78,8 @@ class Activations(Result):
             shown,
             title=f"Maps of {channels} channels of {self.layer}{cut}",
             note=f"black is {least:.3g}, white {most:.3g} and more; over {images}"
-            f" {100 * float(self.active.mean()):.3g}% of the units are active, and"
-            f" {int(self.dead.sum())} channels never",
+            f" {100 * float(self.active.mean()):.3g}% of the units are active; channels that never"
+            f" are: {int(self.dead.sum())}",
             photo=photo if photo.size else None,
         )
 
