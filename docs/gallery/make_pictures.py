@@ -1,4 +1,6 @@
-"""Draws what the methods that make pictures make: ``python docs/gallery/make_pictures.py [NAME ...]``."""
+"""Draws what the methods that make pictures make, all of it or what is named:
+``python docs/gallery/make_pictures.py [NAME ...]``.
+"""
 
 from __future__ import annotations
 
