@@ -14,8 +14,8 @@ from harness import QUICK, Report, Stats, alternate, build
 from nets import squeezenet1_1
 
 SECTION = "Class models of SqueezeNet 1.1 at 224²"
-BATCHES = (1, 2, 4, 8)
-CLASSES, STEPS = 8, 8
+BATCHES = (1, 2, 4)
+CLASSES, STEPS = 4, 4
 STEP, DECAY, SIGMA, EVERY = 0.1, 0.02, 1.0, 2
 
 
@@ -71,10 +71,10 @@ def test_class_model(report: Report, benchmark: Any) -> None:
         ).images
 
     loops = {f"batch {batch}": by_hand(model, start, batch) for batch in BATCHES}
-    stats = alternate({"ours": ours, **loops}, rounds=2 if QUICK else 5, benchmark=benchmark)
+    stats = alternate({"ours": ours, **loops}, rounds=2 if QUICK else 7, benchmark=benchmark)
     # The middle, which the edges' blur does not reach in so few steps.
     inner = (..., slice(60, -60), slice(60, -60))
-    expected, found = loops["batch 8"](), ours()
+    expected, found = loops["batch 4"](), ours()
     assert (expected - start).abs().max() > 0.1
     assert (found[inner] - expected[inner]).abs().mean() < 0.02 * (expected - start).abs().mean()
     assert baselines.blur(start, SIGMA).std() < start.std()

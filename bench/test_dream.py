@@ -15,7 +15,7 @@ from harness import QUICK, Report, alternate, build, photo
 from nets import vgg16
 
 SECTION = "Dreams of VGG16"
-STEPS, OCTAVES, SCALE, STEP, JITTER = 3, 2, 1.4, 0.025, 32
+STEPS, OCTAVES, SCALE, STEP, JITTER = 10, 4, 1.4, 0.025, 32
 
 
 def by_hand(stem: nn.Module, image: Tensor) -> Callable[[], Tensor]:
@@ -42,7 +42,7 @@ def by_hand(stem: nn.Module, image: Tensor) -> Callable[[], Tensor]:
     return run
 
 
-@pytest.mark.parametrize(("layer", "size"), [("features.15", 224), ("features.22", 224)])
+@pytest.mark.parametrize(("layer", "size"), [("features.15", 128), ("features.22", 128)])
 def test_dream(layer: str, size: int, report: Report, benchmark: Any) -> None:
     model = build(vgg16)
     image = photo(size)
@@ -67,7 +67,7 @@ def test_dream(layer: str, size: int, report: Report, benchmark: Any) -> None:
         found["hand"] = loop()
 
     stats = alternate(
-        {"ours": ours, "by hand": hand}, rounds=2 if QUICK else 5, benchmark=benchmark
+        {"ours": ours, "by hand": hand}, rounds=2 if QUICK else 3, benchmark=benchmark
     )
     moved = (found["hand"] - image).abs().mean()
     assert moved > 0

@@ -190,7 +190,7 @@ def fool(
     subject = Subject.of(model, device)
     if images is None:
         like = subject.take(torch.zeros(1, *usual_shape(subject, shape), dtype=subject.dtype))
-        count = len(target) if isinstance(target, list) else 1
+        count = len(target) if isinstance(target, list | Tensor) else 1
         noise = Pixels.of(subject, like, limits).noise(like.shape[1:], seed)
         images = noise.to(like.dtype).expand(count, *like.shape[1:])
     images = subject.take(images)

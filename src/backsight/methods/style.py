@@ -239,8 +239,8 @@ class _Losses:
 
     def total(self, picture: Tensor, style_weight: float) -> Tensor:
         """(1,)"""
-        content, style = self(picture)[0]
-        return (content + style_weight * style)[None]
+        losses = self(picture)
+        return losses[:, 0] + style_weight * losses[:, 1]
 
 
 def _mean_gram(maps: Tensor) -> Tensor:
