@@ -1,4 +1,5 @@
-"""Draws occlusion, units, and views of many images beside it: ``python docs/gallery/make_data.py``.
+"""Draws occlusion, units, and views of many images beside it, all or some of them:
+``python docs/gallery/make_data.py [NAME ...]``.
 
 The digits are those of the tests, which train small networks on them in seconds; the page is drawn
 where there is a Chromium.
@@ -127,14 +128,17 @@ PICTURES: tuple[Callable[[], bytes | None], ...] = (
 
 if __name__ == "__main__":
     for make in PICTURES:
+        name = make.__name__.replace("_", "-")
+        if sys.argv[1:] and name not in sys.argv[1:]:
+            continue
         found = make()
         if found is None:
-            print(f"{make.__name__}: not drawn, there is no chromium")
+            print(f"{name}: not drawn, there is no chromium")
             continue
         picture = Image.open(io.BytesIO(found)).convert("RGB")
         height = round(picture.height * WIDTH / picture.width)
         picture = picture.resize((WIDTH, height), Image.Resampling.LANCZOS)
-        path = HERE / f"{make.__name__.replace('_', '-')}.jpg"
+        path = HERE / f"{name}.jpg"
         for quality in range(85, 20, -5):
             picture.save(path, quality=quality, optimize=True)
             if path.stat().st_size <= LARGEST:
