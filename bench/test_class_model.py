@@ -15,7 +15,7 @@ from nets import squeezenet1_1
 
 SECTION = "Class models of SqueezeNet 1.1 at 224²"
 BATCHES = (1, 2, 4)
-CLASSES, STEPS = 4, 4
+CLASSES, STEPS = 4, 6
 STEP, DECAY, SIGMA, EVERY = 0.1, 0.02, 1.0, 2
 
 
