@@ -18,7 +18,7 @@ SECTION = "Dreams of VGG16"
 STEPS, OCTAVES, SCALE, STEP, JITTER = 10, 4, 1.4, 0.025, 32
 
 
-def by_hand(stem: nn.Module, image: Tensor) -> Callable[[], Tensor]:
+def by_hand(stem: nn.Module, image: Tensor, steps: int = STEPS) -> Callable[[], Tensor]:
     """With a model that is cut behind the layer."""
 
     def run() -> Tensor:
@@ -29,7 +29,7 @@ def by_hand(stem: nn.Module, image: Tensor) -> Callable[[], Tensor]:
         for now in sizes:
             base = F.interpolate(image, now, mode="bilinear", antialias=True)
             x = base + F.interpolate(detail, now, mode="bilinear")
-            for _ in range(STEPS):
+            for _ in range(steps):
                 shift = torch.randint(-JITTER, JITTER + 1, (2,), generator=generator).tolist()
                 leaf = torch.roll(x, shift, (2, 3)).requires_grad_()
                 maps = stem(leaf)
@@ -47,31 +47,29 @@ def test_dream(layer: str, size: int, report: Report, benchmark: Any) -> None:
     model = build(vgg16)
     image = photo(size)
     stem = model.features[: int(layer.split(".")[1]) + 1]
-    found: dict[str, Tensor] = {}
 
-    def ours() -> None:
-        found["ours"] = backsight.dream(
+    def ours(steps: int = STEPS) -> Tensor:
+        return backsight.dream(
             model,
             image,
             layer=layer,
-            steps=STEPS,
+            steps=steps,
             step=STEP,
             octaves=OCTAVES,
             scale=SCALE,
             jitter=JITTER,
         ).images
 
-    loop = by_hand(stem, image)
-
-    def hand() -> None:
-        found["hand"] = loop()
-
-    stats = alternate(
-        {"ours": ours, "by hand": hand}, rounds=2 if QUICK else 3, benchmark=benchmark
-    )
-    moved = (found["hand"] - image).abs().mean()
+    # Few steps: ReLUs near 0 blow the last bits up in many.
+    found, expected = ours(1), by_hand(stem, image, 1)()
+    moved = (expected - image).abs().mean()
     assert moved > 0
-    assert (found["ours"] - found["hand"]).abs().mean() < 0.05 * moved
+    assert (found - expected).abs().mean() < 0.02 * moved
+    stats = alternate(
+        {"ours": ours, "by hand": by_hand(stem, image)},
+        rounds=2 if QUICK else 3,
+        benchmark=benchmark,
+    )
     steps = STEPS * OCTAVES
     ratio = stats["ours"].median / stats["by hand"].median
     report.add(

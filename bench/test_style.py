@@ -17,7 +17,9 @@ SIZE, STEPS, WEIGHT = 160, 10, 1e3
 CONTENT, STYLE = 20, (1, 6, 11, 18, 25)  # relu4_2; relu1_1 to relu4_1 and relu5_1
 
 
-def by_hand(model: nn.Module, image: Tensor, painting: Tensor) -> Callable[[], tuple[Tensor, int]]:
+def by_hand(
+    model: nn.Module, image: Tensor, painting: Tensor, steps: int = STEPS
+) -> Callable[[], tuple[Tensor, int]]:
     """With average pools in a model that is cut behind the last layer."""
     layers = [
         nn.AvgPool2d(2) if isinstance(layer, nn.MaxPool2d) else layer
@@ -40,12 +42,12 @@ def by_hand(model: nn.Module, image: Tensor, painting: Tensor) -> Callable[[], t
         with torch.no_grad():
             goal, _ = seen(image)
             _, aims = seen(painting)
-        x = image.clone().requires_grad_()
+        x = image.clone(memory_format=torch.contiguous_format).requires_grad_()
         count = 0
         optimiser = torch.optim.LBFGS(
             [x],
-            max_iter=STEPS,
-            max_eval=STEPS,
+            max_iter=steps,
+            max_eval=steps,
             tolerance_grad=0,
             tolerance_change=0,
             history_size=20,
@@ -73,10 +75,9 @@ def test_style(report: Report, benchmark: Any) -> None:
     image, painting = photo(SIZE), random_images((3, SIZE, SIZE), 1, seed=9)
     painting = painting.contiguous(memory_format=torch.channels_last)
     counts: dict[str, int] = {}
-    found: dict[str, Tensor] = {}
     loop = by_hand(model, image, painting)
 
-    def ours() -> None:
+    def ours(steps: int = STEPS) -> Tensor:
         made = backsight.style(
             model,
             image,
@@ -84,19 +85,23 @@ def test_style(report: Report, benchmark: Any) -> None:
             content_layer=f"features.{CONTENT}",
             style_layer=[f"features.{i}" for i in STYLE],
             style_weight=WEIGHT,
-            steps=STEPS,
+            steps=steps,
         )
-        found["ours"], counts["ours"] = made.images, made.evaluations[0]
+        counts["ours"] = made.evaluations[0]
+        return made.images
 
     def hand() -> None:
-        found["hand"], counts["hand"] = loop()
+        counts["hand"] = loop()[1]
+
+    # Few steps: ReLUs near 0 blow the last bits up in many.
+    found, (expected, _) = ours(3), by_hand(model, image, painting, 3)()
+    moved = (expected - image).abs().mean()
+    assert moved > 0
+    assert (found - expected).abs().mean() < 0.02 * moved
 
     stats = alternate(
         {"ours": ours, "by hand": hand}, rounds=2 if QUICK else 3, benchmark=benchmark
     )
-    moved = (found["hand"] - image).abs().mean()
-    assert moved > 0
-    assert (found["ours"] - found["hand"]).abs().mean() < 0.05 * moved
     each = {
         name: found.times(1 / count)
         for (name, found), count in zip(

@@ -158,6 +158,14 @@ def test_from_noise_and_within_range() -> None:
     assert torch.equal(torch.random.get_rng_state(), state)
 
 
+def test_layouts_in_memory_do_not_count() -> None:
+    last = {"memory_format": torch.channels_last}
+    expected = backsight.style(net(), IMAGES, PAINTING, steps=4, **LAYERS)
+    found = backsight.style(net().to(**last), IMAGES.to(**last), PAINTING, steps=4, **LAYERS)
+    torch.testing.assert_close(found.images, expected.images, rtol=1e-8, atol=1e-9)
+    assert (found.images - IMAGES).abs().max() > 0.01
+
+
 def test_bfloat16() -> None:
     model = net().bfloat16()
     found = backsight.style(model, IMAGES.bfloat16(), PAINTING.bfloat16(), steps=6, **LAYERS)

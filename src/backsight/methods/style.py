@@ -252,7 +252,8 @@ def _minimised(
     loss: Callable[[Tensor], Tensor], x: Tensor, steps: int, bar: tqdm
 ) -> tuple[Tensor, int]:
     """A picture (1, ...) of small loss (1,), by L-BFGS from `x`; how often that was computed."""
-    leaf, count = x.clone().requires_grad_(), 0
+    # torch's L-BFGS takes no other layout.
+    leaf, count = x.clone(memory_format=torch.contiguous_format).requires_grad_(), 0
     optimiser = torch.optim.LBFGS(
         [leaf],
         max_iter=steps,
@@ -265,7 +266,8 @@ def _minimised(
 
     def evaluate() -> Tensor:
         nonlocal count
-        value, leaf.grad = gradient(loss, leaf, lambda loss: loss)
+        value, slope = gradient(loss, leaf, lambda loss: loss)
+        leaf.grad = slope.contiguous()
         count += 1
         bar.update()
         return value[0]
