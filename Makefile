@@ -13,7 +13,7 @@ PYTEST_ARGS ?=
 # What the compiled module and the environment are made of; a newer one means installing again.
 NATIVE  := pyproject.toml setup.py CMakeLists.txt constraints.txt \
   $(shell find csrc -name '*.h' -o -name '*.cuh' -o -name '*.cpp' -o -name '*.cu')
-PACKAGE := $(shell find src -name '*.py' -o -name '*.pyi' -o -name '*.txt')
+PACKAGE := $(shell find src -name '*.py' -o -name '*.pyi' -o -name '*.txt' -o -name '*.html')
 
 .PHONY: help demo test lint format sanitize bench docs gpu dist clean
 
@@ -24,7 +24,7 @@ help:
 	@echo "make format    let ruff and clang-format rewrite the sources"
 	@echo "make sanitize  the CPU kernels under the address and undefined-behaviour sanitizers"
 	@echo "make bench     the benchmark table, into bench/RESULTS.md"
-	@echo "make docs      the pictures of docs/deconvolution.md"
+	@echo "make docs      the pictures of docs/deconvolution.md and docs/gallery.md"
 	@echo "make gpu       tests, sanitizer and benchmarks that need an NVIDIA GPU"
 	@echo "make dist      sdist and wheel, into dist/"
 	@echo "make clean     remove what the other targets made, .venv included"
@@ -75,6 +75,7 @@ bench: $(VENV)/.dev
 
 docs: $(VENV)/.dev
 	$(BIN)/python docs/deconvolution.py
+	for script in docs/gallery/make_*.py; do $(BIN)/python $$script || exit 1; done
 
 gpu: $(VENV)/.dev
 	PYTHON=$(BIN)/python bash bench/gpu.sh

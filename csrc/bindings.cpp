@@ -245,6 +245,28 @@ struct PlannedDeconv {
   }
 };
 
+UnpoolDeconvParams unpool_deconv_params(
+    int dtype, int switch_bytes, bool set, bool relu, py::handle kernel, py::handle stride,
+    py::handle padding, py::handle dilation, py::handle x_shape, py::handle x_stride, uintptr_t y,
+    py::handle y_shape, py::handle y_stride, uintptr_t switches, py::handle switches_shape,
+    py::handle switches_stride, uintptr_t base_index, uintptr_t y_at, uintptr_t window_at,
+    int64_t groups, py::handle deconv_kernel, py::handle deconv_stride, py::handle deconv_padding,
+    py::handle deconv_dilation, uintptr_t weight, int64_t weight_input, int64_t weight_channel,
+    int64_t weight_tap, uintptr_t bias, uintptr_t out, py::handle out_shape,
+    py::handle out_stride) {
+  UnpoolDeconvParams p;
+  p.unpool = max_unpool_params(dtype, switch_bytes, set, relu, kernel, stride, padding, dilation, 0,
+                               x_shape, x_stride, y, y_shape, y_stride, switches, switches_shape,
+                               switches_stride, base_index, y_at, window_at);
+  p.deconv = subpixel_deconv_params(dtype, false, groups, deconv_kernel, deconv_stride,
+                                    deconv_padding, deconv_dilation, 0, x_shape, x_stride, weight,
+                                    bias, out, out_shape, out_stride);
+  p.weight_input = weight_input;
+  p.weight_channel = weight_channel;
+  p.weight_tap = weight_tap;
+  return p;
+}
+
 DeconvInterleaveParams deconv_interleave_params(int dtype, bool relu, uintptr_t phases,
                                                 int64_t phases_n, int64_t channel, py::handle cell,
                                                 py::handle phase, py::handle stride,
@@ -335,4 +357,6 @@ PYBIND11_MODULE(_C, m) {
   def_op(m, "splice", &splice_params, &cpu::splice, CUDA_OR_NULL(cuda::splice));
   def_op(m, "subpixel_deconv", &subpixel_deconv_params, &cpu::subpixel_deconv,
          CUDA_OR_NULL(cuda::subpixel_deconv));
+  def_op(m, "unpool_deconv", &unpool_deconv_params, &cpu::unpool_deconv,
+         CUDA_OR_NULL(cuda::unpool_deconv));
 }

@@ -224,6 +224,21 @@ struct SubpixelDeconvParams {
   View out;            // (B, O, *size), dense, contiguous or channels last
 };
 
+// subpixel_deconv of max_unpool, without the map between them: unpool.x is that map's shape and
+// layout, without data, and deconv.x the same. A cell of the map is rounded to dtype, as max_unpool
+// rounds it. Cells are taken in raster order; the channels of each are added up by themselves, and
+// that sum to the output's. A channel that is 0 in a cell counts for nothing, whatever its weights
+// are. The errors are those of max_unpool. On the CPU the kernel allocates its own scratch: the
+// weights in the order in which they are read, the cells of some rows that are not 0, and rows of
+// the output.
+struct UnpoolDeconvParams {
+  MaxUnpoolParams unpool;
+  SubpixelDeconvParams deconv;  // without relu
+  // Elements of the weight from input channel to input channel, from output channel to output
+  // channel of a group, and from tap to tap.
+  int64_t weight_input, weight_channel, weight_tap;
+};
+
 // The phases of a transposed convolution, each computed by itself, to their places: on each axis
 // output o is cell (o + first) / stride of phase (o + first) % stride; then bias and max(y, 0) as
 // in subpixel_deconv. With strides of 1 it only changes a layout.
@@ -255,6 +270,7 @@ void rectify(const RectifyParams& p, int threads);
 void relu(const ReluParams& p, int threads);
 void splice(const SpliceParams& p, int threads);
 void subpixel_deconv(const SubpixelDeconvParams& p, int threads);
+void unpool_deconv(const UnpoolDeconvParams& p, int threads);
 }  // namespace cpu
 
 namespace cuda {
@@ -277,6 +293,7 @@ void rectify(void* stream, const RectifyParams& p);
 void relu(void* stream, const ReluParams& p);
 void splice(void* stream, const SpliceParams& p);
 void subpixel_deconv(void* stream, const SubpixelDeconvParams& p);
+void unpool_deconv(void* stream, const UnpoolDeconvParams& p);
 }  // namespace cuda
 
 }  // namespace backsight

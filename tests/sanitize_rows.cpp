@@ -16,6 +16,7 @@
 #include "core/rows.h"
 #include "core/splice.h"
 #include "core/subpixel_deconv.h"
+#include "core/unpool_deconv.h"
 #include "cpu/isa.h"
 
 namespace {
@@ -499,6 +500,27 @@ int64_t elements_in(const std::vector<T>& storage, int64_t element) {
   return static_cast<int64_t>(storage.size() * sizeof(T)) / element;
 }
 
+// A transposed convolution of a map of `size`; false if nothing is left of its output.
+bool draw_deconv(Pool& pool, int64_t dims, const int64_t (&size)[kAxes],
+                 int64_t (&out_size)[kAxes]) {
+  draw_sizes(pool.kernel, static_cast<int>(dims), 1, dims == 1 ? 9 : 4);
+  draw_sizes(pool.stride, static_cast<int>(dims), 1, 5);
+  draw_sizes(pool.dilation, static_cast<int>(dims), 1, draw(0, 1) ? 1 : 3);
+  if (draw(0, 9) == 0) pool.stride[2] = draw(16, 33);
+  bool some = true;
+  for (int axis = 0; axis < kAxes; ++axis) {
+    const bool there = axis >= kAxes - dims;
+    const int64_t most = max64(pool.stride[axis], pool.dilation[axis]) - 1;
+    pool.padding[axis] = there ? draw(0, 4) : 0;
+    out_size[axis] = (size[axis] - 1) * pool.stride[axis] - 2 * pool.padding[axis] +
+                     (pool.kernel[axis] - 1) * pool.dilation[axis] + 1 +
+                     (there ? draw(0, most) : 0);
+    some = some && out_size[axis] > 0;
+  }
+  pool.set_steps();
+  return some;
+}
+
 void deconv_round(int round) {
   SubpixelDeconvParams p;
   p.dtype = static_cast<DType>(draw(0, 3));
@@ -508,24 +530,9 @@ void deconv_round(int round) {
   const bool each = p.groups > 3 || draw(0, 1) == 0;
   const int64_t into = each ? 1 : draw(1, 3), onto = each ? 1 : draw(1, 6);
   int64_t size[kAxes], out_size[kAxes];
-  for (bool some = false; !some;) {
+  do {
     draw_sizes(size, static_cast<int>(dims), 1, dims == 1 ? 40 : 6);
-    draw_sizes(p.pool.kernel, static_cast<int>(dims), 1, dims == 1 ? 9 : 4);
-    draw_sizes(p.pool.stride, static_cast<int>(dims), 1, 5);
-    draw_sizes(p.pool.dilation, static_cast<int>(dims), 1, draw(0, 1) ? 1 : 3);
-    if (draw(0, 9) == 0) p.pool.stride[2] = draw(16, 33);
-    some = true;
-    for (int axis = 0; axis < kAxes; ++axis) {
-      const bool there = axis >= kAxes - dims;
-      const int64_t most = max64(p.pool.stride[axis], p.pool.dilation[axis]) - 1;
-      p.pool.padding[axis] = there ? draw(0, 4) : 0;
-      out_size[axis] = (size[axis] - 1) * p.pool.stride[axis] - 2 * p.pool.padding[axis] +
-                       (p.pool.kernel[axis] - 1) * p.pool.dilation[axis] + 1 +
-                       (there ? draw(0, most) : 0);
-      some = some && out_size[axis] > 0;
-    }
-  }
-  p.pool.set_steps();
+  } while (!draw_deconv(p.pool, dims, size, out_size));
   Array x(draw(0, 2), p.groups * into, size, draw(0, 1), element);
   Array out(x.view.n, p.groups * onto, out_size, draw(0, 1), element), stepped = out;
   const int64_t taps = p.pool.kernel[0] * p.pool.kernel[1] * p.pool.kernel[2];
@@ -551,6 +558,105 @@ void deconv_round(int round) {
   p.out = out.view;
   cpu::subpixel_deconv(p, static_cast<int>(draw(1, 3)));
   expect_same(stepped.storage, out.storage, "subpixel_deconv", round);
+}
+
+template <bool kChannelsLast>
+void step_unpool_deconv(const UnpoolDeconvParams& p) {
+  with_element(p.deconv.dtype, [&](auto t) {
+    with_switch_type(p.unpool.switch_bytes, [&](auto s) {
+      for (int64_t i = 0; i < elements_of(p.deconv.out); ++i)
+        unpool_deconv_element<decltype(t), decltype(s), kChannelsLast>(p, i);
+    });
+  });
+}
+
+// With the switches that a pool finds.
+void unpool_deconv_round(int round) {
+  MaxPoolParams pool;
+  UnpoolDeconvParams p;
+  MaxUnpoolParams& u = p.unpool;
+  SubpixelDeconvParams& d = p.deconv;
+  const int dims = static_cast<int>(draw(1, 3));
+  const bool last = draw(0, 1);
+  d.groups = draw(0, 2) > 0 ? 1 : draw(1, 3);
+  const int64_t channels = d.groups * draw(1, draw(0, 3) > 0 ? 6 : 40);
+  pool.dtype = u.dtype = d.dtype = static_cast<DType>(draw(0, 3));
+  pool.switch_bytes = u.switch_bytes = draw(0, 9) > 0 ? 1 : 2;
+  pool.relu = d.relu = false;
+  const int64_t element = element_size(pool.dtype);
+  int64_t size[kAxes], windows[kAxes], out_size[kAxes];
+  for (int axis = 0; axis < kAxes; ++axis) {
+    const bool padded = axis < kAxes - dims;
+    pool.pool.kernel[axis] = padded ? 1 : draw(1, 3);
+    pool.pool.stride[axis] = padded ? 1 : draw(1, 3);
+    pool.pool.dilation[axis] = padded ? 1 : draw(1, 2);
+    const int64_t span = (pool.pool.kernel[axis] - 1) * pool.pool.dilation[axis] + 1;
+    pool.pool.padding[axis] = padded ? 0 : draw(0, span / 2);
+    size[axis] = padded ? 1 : span + draw(0, 5);
+    windows[axis] = (size[axis] + 2 * pool.pool.padding[axis] - span) / pool.pool.stride[axis] + 1;
+  }
+  pool.pool.set_steps();
+  Array x(draw(0, 2), channels, size, last, element);
+  Array pooled(x.view.n, channels, windows, last, element);
+  draw_numbers(data(x), elements_in(x.storage, element), pool.dtype);
+  Array switches = switch_array(pooled, pool.switch_bytes);
+  pool.x = x.view;
+  pool.x.data = data(x);
+  pool.y = pooled.view;
+  pool.y.data = data(pooled);
+  pool.switches = switches.view;
+  pool.switches.data = data(switches);
+  cpu::max_pool(pool, 1);
+
+  u.set = draw(0, 1);
+  u.relu = draw(0, 1);
+  u.pool = pool.pool;
+  u.dims = dims;
+  u.switches = pool.switches;
+  int64_t count = x.view.n;
+  std::vector<int64_t> index, y_at, window_at;
+  const bool windowed = count > 0 && draw(0, 1);
+  if (windowed) {
+    count = draw(0, 4);
+    draw_sizes(windows, dims, 0, 5);
+    draw_sizes(size, dims, 1, 7);
+    index = integers(count, 0, x.view.n - 1);
+    y_at = integers(count * dims, -2, 5);
+    window_at = integers(count * dims, -3, 8);
+    index.reserve(1);  // none is not null
+  }
+  u.base_index = windowed ? index.data() : nullptr;
+  u.y_at = y_at.data();
+  u.window_at = window_at.data();
+  if (!draw_deconv(d.pool, dims, size, out_size)) return;
+  const int64_t onto = draw(1, draw(0, 3) > 0 ? 5 : 70);
+  const int64_t taps = d.pool.kernel[0] * d.pool.kernel[1] * d.pool.kernel[2];
+  Array y(count, channels, windows, last, element);
+  Array out(count, d.groups * onto, out_size, draw(0, 1), element), stepped = out;
+  if (elements_of(out.view) * taps * (channels / d.groups) > 300000) return;
+  std::vector<char> weight(static_cast<size_t>(channels * onto * taps * element));
+  std::vector<char> bias(static_cast<size_t>(d.groups * onto * element));
+  draw_numbers(data(y), elements_in(y.storage, element), d.dtype);
+  draw_numbers(weight.data(), elements_in(weight, element), d.dtype);
+  draw_numbers(bias.data(), elements_in(bias, element), d.dtype);
+  u.y = y.view;
+  u.y.data = data(y);
+  u.x = Array(count, channels, size, last, 0).view;
+  u.x.data = nullptr;
+  d.x = u.x;
+  d.weight = weight.data();
+  d.bias = draw(0, 1) ? bias.data() : nullptr;
+  const bool turned = draw(0, 1);
+  p.weight_input = onto * taps;
+  p.weight_channel = turned ? 1 : taps;
+  p.weight_tap = turned ? onto : 1;
+  d.out = stepped.view;
+  d.out.data = data(stepped);
+  channels_last(d.out) ? step_unpool_deconv<true>(p) : step_unpool_deconv<false>(p);
+  d.out = out.view;
+  d.out.data = data(out);
+  cpu::unpool_deconv(p, static_cast<int>(draw(1, 3)));
+  expect_same(stepped.storage, out.storage, "unpool_deconv", round);
 }
 
 // Against a loop over the outputs.
@@ -630,6 +736,7 @@ int main() {
     rectify_round(round);
     deconv_round(round);
     interleave_round(round);
+    unpool_deconv_round(round);
   }
   std::printf("rows: %d rounds of each op, device bodies equal the CPU kernels\n", kRounds);
 }

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 import backsight
+from backsight import ops
 from nets import NETS, Shape
 from projection_oracle import layers_of, projected
 
@@ -129,6 +130,40 @@ def test_overlapping_pools_and_norms(unpool: str, lrn: str) -> None:
             assert_equal(found, expected, 1e-9)
         pictures.append(found.pictures)
     assert not any(torch.equal(a, b) for a, b in itertools.combinations(pictures, 2))
+
+
+@pytest.mark.parametrize("path", ["auto", "torch"])
+@pytest.mark.parametrize("layer", ["6", "3"])
+@pytest.mark.parametrize("rectified", [False, True])
+@pytest.mark.parametrize("rule", ["deconvnet", "gradient", "guided"])
+def test_pools_go_back_together_with_their_convolutions(
+    rule: str, rectified: bool, layer: str, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In one step where nothing of the way forward lies between; and to the same pictures."""
+    monkeypatch.setenv("BACKSIGHT_DECONV", path)
+    taken: list[tuple[int, ...]] = []
+    fused = ops.unpool_deconv
+
+    def counted(*args: Any, **named: Any) -> Tensor:
+        taken.append(fused(*args, **named).shape)
+        return fused(*args, **named)
+
+    monkeypatch.setattr(ops, "unpool_deconv", counted)
+    torch.manual_seed(0)
+    relu = nn.ReLU if rectified else nn.Identity
+    model = nn.Sequential(
+        *(nn.Conv2d(3, 6, 5, 2, 1), relu(), nn.MaxPool2d(3, 2)),
+        *(nn.Conv2d(6, 20, 3, 1, 1), relu(), nn.MaxPool2d(2, 2, ceil_mode=True)),
+        *(nn.Conv2d(20, 9, 3, 1, 1), nn.ReLU()),
+    ).double()
+    images = torch.randn(2, 3, 61, 58, dtype=torch.float64)
+    shape = tuple(model[: int(layer) + 1](images).shape[1:])
+    units = units_of(shape, seed=4)
+    found = backsight.project(model, images, layer, units, **RULES[rule])
+    assert_equal(found, projected(model, images, layer, units, **RULES[rule]), 1e-9)
+    joins = path == "auto" and (rule == "deconvnet" or not rectified)
+    assert len(taken) == (int(layer) // 3 if joins else 0)
+    assert {shape[1] for shape in taken} == ({3, 6} if len(taken) == 2 else {3} if taken else set())
 
 
 class Spelt(nn.Module):

@@ -61,18 +61,29 @@ HD int64_t cell_of_x(const MaxUnpoolParams& p, int64_t b, const int64_t (&o)[kAx
   return from;
 }
 
-// Calls visit(element of y, of switches, offset of g in the window), counted from channel 0 of
-// entry b and its map, for all windows over the cell g of the map, in raster order.
-template <typename Visit>
-HD void for_windows_over(const MaxUnpoolParams& p, int64_t b, const int64_t (&g)[kAxes],
-                         const Visit& visit) {
+// The windows over a cell of the map that y holds, and the first of them in elements of y and of
+// switches, counted from channel 0 of the entry and of its map.
+struct CellWindows {
   Cover over[kAxes];
-  int64_t y = 0, from = 0;
+  int64_t y, switches;
+};
+HD CellWindows windows_over_cell(const MaxUnpoolParams& p, int64_t b, const int64_t (&g)[kAxes]) {
+  CellWindows windows;
+  windows.y = windows.switches = 0;
   for (int axis = 0; axis < kAxes; ++axis) {
-    over[axis] = windows_over(p.pool, axis, g[axis], windows_held(p, b, axis));
-    y += (over[axis].o - first_window(p, b, axis)) * p.y.stride[axis];
-    from += over[axis].o * p.switches.stride[axis];
+    const Cover over = windows_over(p.pool, axis, g[axis], windows_held(p, b, axis));
+    windows.over[axis] = over;
+    windows.y += (over.o - first_window(p, b, axis)) * p.y.stride[axis];
+    windows.switches += over.o * p.switches.stride[axis];
   }
+  return windows;
+}
+
+// Calls visit(element of y, of switches, offset of the cell in the window) for these windows, in
+// raster order.
+template <typename Visit>
+HD void for_windows(const MaxUnpoolParams& p, const CellWindows& windows, const Visit& visit) {
+  const Cover(&over)[kAxes] = windows.over;
   const int height = static_cast<int>(p.pool.kernel[1]), width = static_cast<int>(p.pool.kernel[2]);
   int depth_k = over[0].k;
   ROLLED
@@ -82,8 +93,8 @@ HD void for_windows_over(const MaxUnpoolParams& p, int64_t b, const int64_t (&g)
     for (int h = 0; h < over[1].count; ++h, height_k -= static_cast<int>(p.pool.cell_step[1])) {
       int offset = (depth_k * height + height_k) * width + over[2].k;
       const int64_t row = d * p.pool.window_step[0], column = h * p.pool.window_step[1];
-      int64_t to = y + row * p.y.stride[0] + column * p.y.stride[1];
-      int64_t at = from + row * p.switches.stride[0] + column * p.switches.stride[1];
+      int64_t to = windows.y + row * p.y.stride[0] + column * p.y.stride[1];
+      int64_t at = windows.switches + row * p.switches.stride[0] + column * p.switches.stride[1];
       ROLLED
       for (int w = 0; w < over[2].count; ++w, offset -= static_cast<int>(p.pool.cell_step[2])) {
         visit(to, at, offset);
@@ -92,6 +103,23 @@ HD void for_windows_over(const MaxUnpoolParams& p, int64_t b, const int64_t (&g)
       }
     }
   }
+}
+
+// The cell under these windows, of the channel that y and switches begin with.
+template <typename T, typename Switch>
+HD T unpooled(const MaxUnpoolParams& p, const CellWindows& windows, const T* y,
+              const Switch* switches) {
+  using Wide = Widened<T>;
+  T last{};
+  Wide sum = 0;
+  for_windows(p, windows, [&](int64_t from, int64_t at, int offset) {
+    if (switches[at] != offset) return;
+    last = y[from];
+    sum += widen(last);
+  });
+  if (!p.set) store(sum, &last);
+  if (p.relu && widen(last) < 0) last = T{};
+  return last;
 }
 
 // Element i of x, counted in the order in which they lie in memory.
@@ -106,15 +134,7 @@ HD void max_unpool_element(const MaxUnpoolParams& p, int64_t i) {
         reinterpret_cast<const T*>(p.y.data) + e.n * p.y.stride_n + e.c * p.y.stride_c;
     const Switch* const switches = reinterpret_cast<const Switch*>(p.switches.data) +
                                    map_of(p, e.n) * p.switches.stride_n + e.c * p.switches.stride_c;
-    using Wide = Widened<T>;
-    Wide sum = 0;
-    for_windows_over(p, e.n, g, [&](int64_t from, int64_t at, int offset) {
-      if (switches[at] != offset) return;
-      last = y[from];
-      sum += widen(last);
-    });
-    if (!p.set) store(sum, &last);
-    if (p.relu && widen(last) < 0) last = T{};
+    last = unpooled(p, windows_over_cell(p, e.n, g), y, switches);
   }
   reinterpret_cast<T*>(p.x.data)[i] = last;
 }
@@ -166,7 +186,8 @@ HD bool max_gather_element(const MaxUnpoolParams& p, int64_t i) {
                                     cell_at(p.pool, 2, o[2], cell.k[2])};
           const int64_t start = map_of(p, e.n) * p.switches.stride_n + e.c * p.switches.stride_c;
           const Switch* const switches = reinterpret_cast<const Switch*>(p.switches.data) + start;
-          for_windows_over(p, e.n, g, [&](int64_t, int64_t other, int its_offset) {
+          const CellWindows windows = windows_over_cell(p, e.n, g);
+          for_windows(p, windows, [&](int64_t, int64_t other, int its_offset) {
             // Of one channel, later in raster order is later in memory.
             loses = loses || (other > at - start && switches[other] == its_offset);
           });

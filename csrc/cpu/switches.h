@@ -48,4 +48,7 @@ inline void check_base_index(const char* op, const MaxUnpoolParams& p) {
                                   std::to_string(p.base_index[b]));
 }
 
+// Refuses both; the data of p.x is not looked at.
+void check_switches(const char* op, const MaxUnpoolParams& p, int threads);
+
 }  // namespace backsight::cpu

@@ -270,6 +270,51 @@ def deconv_case(rng: random.Random, dtype: torch.dtype | None = None) -> tuple[A
     return x, weight, bias, stride, padding, extra, groups, dilation, rng.random() < 0.3
 
 
+def unpool_deconv_case(rng: random.Random) -> tuple[Any, ...]:
+    """All arguments of unpool_deconv: whole maps and windows, pools that overlap or leave gaps."""
+    while True:
+        x, weight, bias, *geometry, _ = deconv_case(rng)
+        dims = x.dim() - 2
+
+        def each(low: int, high: int, dims: int = dims) -> list[int]:
+            return [rng.randint(low, high) for _ in range(dims)]
+
+        kernel, stride, dilation = each(1, 3), each(1, 3), each(1, 2)
+        reach = [(k - 1) * d + 1 for k, d in zip(kernel, dilation, strict=True)]
+        padding = [rng.randint(0, r // 2) for r in reach]
+        pool = (kernel, stride, padding, dilation)
+        if rng.random() < 0.8:  # else every cell is a window
+            x = noise(
+                [*x.shape[:2], *(n + r for n, r in zip(x.shape[2:], reach, strict=True))],
+                x.dtype,
+                rng.randrange(2**31),
+            )
+        else:
+            pool = ([1] * dims, [1] * dims, [0] * dims, [1] * dims)
+        size = list(x.shape[2:])
+        if math.prod(deconv_size(size, weight.shape[2:], *geometry[:3], geometry[4])) < 4000:
+            break
+    switches = reference.max_pool(x, *pool)[1]
+    switches = layout(switches, rng.choice(["contiguous", "channels_last"]))
+    shape, places = list(switches.shape), (None, None, None)
+    if len(x) > 0 and rng.random() < 0.5:
+        count = rng.randint(0, 4)
+        shape = [count, x.shape[1], *(rng.randint(1, n + 1) for n in shape[2:])]
+        size = [rng.randint(1, n + 1) for n in size]
+        seed = rng.randrange(2**31)
+        found = deconv_size(size, weight.shape[2:], *geometry[:3], geometry[4])
+        if min(found) < 1:
+            return unpool_deconv_case(rng)
+        places = (
+            integers([count], 0, len(x), seed),
+            integers([count, dims], -1, 2, seed + 1),
+            integers([count, dims], -2, 3, seed + 2),
+        )
+    y = layout(noise(shape, x.dtype, rng.randrange(2**31)), rng.choice(FORMATS[:3]))
+    mode, relu = rng.choice(["add", "set"]), rng.random() < 0.5
+    return y, switches, *pool, size, weight, bias, *geometry, mode, relu, *places
+
+
 @contextmanager
 def vectors_of(most_bytes: int) -> Iterator[None]:
     """Pools in vectors of so many bytes at most, whatever the CPU has."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -15,7 +16,7 @@ from backsight.cli import options
 if TYPE_CHECKING:
     from backsight.cli.reader import Source
 
-__all__ = ["SECTIONS", "app", "on_photos", "source_of"]
+__all__ = ["SECTIONS", "Shared", "app", "command", "on_photos"]
 
 #: The sections of the help page, in their order.
 DECISIONS = "What a decision hangs on"
@@ -74,25 +75,65 @@ _RESULTS = {
 }
 
 
-def source_of(given: dict[str, Any]) -> Source:
-    """Take the options that say which network out of those that were given."""
-    from backsight.cli.reader import Source
+@dataclass(frozen=True)
+class Shared:
+    """The options that most commands share, as they were given."""
 
-    return Source(**{name: given.pop(name) for name in _NETWORK if name in given})
+    source: Source
+    output: Path
+    as_json: bool
+    quiet: bool
+
+    @classmethod
+    def of(cls, given: dict[str, Any]) -> Shared:
+        """Take them out of those that were given."""
+        from backsight.cli.reader import Source
+
+        source = Source(**{name: given.pop(name) for name in _NETWORK if name in given})
+        out, as_json, quiet = (given.pop(key) for key in _RESULTS)
+        return cls(source, Path(out), as_json, quiet)
 
 
-def with_network(function: Callable[..., Any], own: Sequence[inspect.Parameter]) -> None:
-    """Give a function of keywords the options `own`, and those of a network and of results."""
+def with_network(
+    function: Callable[..., Any], own: Sequence[inspect.Parameter], without: Sequence[str] = ()
+) -> None:
+    """Give a function of keywords the options `own`, and those of a network and of results but for
+    some.
+    """
     shared = [
         inspect.Parameter(
             name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation
         )
         for name, (annotation, default) in (_NETWORK | _RESULTS).items()
-        if name not in {p.name for p in own}
+        if name not in {p.name for p in own} and name not in without
     ]
     parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own] + shared
     function.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     function.__annotations__ = {p.name: p.annotation for p in parameters}
+
+
+def command(section: str, *names: str, without: Sequence[str] = ()) -> Callable[[F], F]:
+    """Make a command, or several of some names, of a function `(shared, own options) -> exit code`.
+
+    The function's docstring is the command's help; its module must not postpone the evaluation of
+    annotations, which are the options. Own options go before those that are shared, in place of
+    ones of their names; `without`: shared ones that the command does not have.
+    """
+
+    def decorate(make: F) -> F:
+        _, *own = inspect.signature(make).parameters.values()
+
+        def run(**given: Any) -> None:
+            shared = Shared.of(given)
+            raise typer.Exit(make(shared, **given))
+
+        with_network(run, own, without)
+        text = " ".join((make.__doc__ or "").split())
+        for name in names or (make.__name__.replace("_", "-"),):
+            app.command(name, help=text, rich_help_panel=section)(run)
+        return make
+
+    return decorate
 
 
 def on_photos(section: str) -> Callable[[F], F]:
@@ -110,26 +151,25 @@ def on_photos(section: str) -> Callable[[F], F]:
             "photos", inspect.Parameter.KEYWORD_ONLY, annotation=options.Photos
         )
 
-        def command(**given: Any) -> None:
+        def run(**given: Any) -> None:
             from backsight.cli.view import show
 
-            source = source_of(given)
-            out, as_json, quiet = (given.pop(key) for key in _RESULTS)
+            shared = Shared.of(given)
             paths = [Path(photo) for photo in given.pop("photos")]
             code = show(
                 name,
                 paths,
-                source,
-                lambda reader, photo: make(reader, photo, not quiet, **given),
-                output=Path(out),
-                as_json=as_json,
+                shared.source,
+                lambda reader, photo: make(reader, photo, not shared.quiet, **given),
+                output=shared.output,
+                as_json=shared.as_json,
             )
             raise typer.Exit(code)
 
-        with_network(command, [photos, *own])
+        with_network(run, [photos, *own])
         text = " ".join((make.__doc__ or "").split())
         files = f"Writes NAME.{name}.png, .npz and .json of each photo into DIR."
-        app.command(name, help=f"{text} {files}", rich_help_panel=section)(command)
+        app.command(name, help=f"{text} {files}", rich_help_panel=section)(run)
         return make
 
     return decorate

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 import backsight
 from backsight import plots
@@ -106,10 +105,10 @@ def _occlude(task: Task, job: Job, stem: Path, started: float, quiet: bool, as_j
     heat = result.map(index)[0].double().cpu().numpy()
     if heat.ndim == 3:
         heat = heat.mean(0)  # boxes of single channels
-    drops = result.drops[0, :, _column(result, index)]
+    drops = result.drops[0, :, result.column(index)]
     position = int(drops.argmax())
     largest = float(drops[position])
-    boxes = _spatial(result.boxes[position])
+    boxes = result.spatial_boxes(position)
     top, left, bottom, right = (*boxes.amin(0)[:2].tolist(), *boxes.amax(0)[2:].tolist())
     row, column = (int(value) for value in np.unravel_index(int(heat.argmax()), heat.shape))
     label, unit, shares = job.label(index), job.unit, job.probabilities
@@ -193,19 +192,6 @@ def _occlude(task: Task, job: Job, stem: Path, started: float, quiet: bool, as_j
         lines.append("no box costs the class more than the noise floor: the map shows nothing")
     lines += [f"{kind}: {path}" for kind, path in paths.items()]
     print("\n".join(lines), flush=True)
-
-
-def _column(result: backsight.Occlusion, index: int) -> int:
-    """Where the drops of an output stand."""
-    return index if result.targets is None else int((result.targets[0] == index).nonzero()[0])
-
-
-def _spatial(box: torch.Tensor) -> torch.Tensor:
-    """What one position covers as (boxes, 4), without channels and empty boxes."""
-    boxes = box.reshape(-1, box.shape[-1])
-    if boxes.shape[1] == 6:
-        boxes = boxes[:, [1, 2, 4, 5]]
-    return boxes[(boxes[:, 2:] > boxes[:, :2]).all(1)]
 
 
 def _output(job: Job, index: int) -> dict[str, Any]:

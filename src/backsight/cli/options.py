@@ -57,6 +57,7 @@ Target = Annotated[
         help="The class: index, name or unambiguous part of a name. [the strongest one]",
     ),
 ]
+Seed = Annotated[int, typer.Option(metavar="N", help="Of all that is drawn by chance.")]
 Out = Annotated[str, typer.Option("-o", "--out", metavar="DIR", help="Where the results go.")]
 Json = Annotated[
     bool, typer.Option("--json", help="Print a JSON object for each result, a line each.")

@@ -8,11 +8,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
+from torch import Tensor
+
 from backsight.cli import BAD_INPUT, complain, refusals
 from backsight.cli.reader import Photo, Reader
 from backsight.io import pictures
 
-__all__ = ["each", "expanded", "names"]
+__all__ = ["Pictures", "each", "expanded", "names"]
 
 #: What the pictures that the commands write are called, or end in; they are no photos.
 _VIEWS = (
@@ -21,7 +23,10 @@ _VIEWS = (
     "style",
 )
 _OURS = tuple(f".{view}.png" for view in _VIEWS)
-_SHEETS = ("units.png", "filters.png", "feature-map.png", "class-model.png")
+_SHEETS = (
+    *("units.png", "filters.png", "feature-map.png", "feature-map.neighbours.png"),
+    "class-model.png",
+)
 
 R = TypeVar("R", bound=Reader)
 
@@ -84,3 +89,50 @@ def each(
             code = complain(text if str(path) in text else f"{path}: {text}", BAD_INPUT)
         started = time.perf_counter()
     return code
+
+
+class Pictures:
+    """Prepared photos as a data set, with None for those that cannot be read."""
+
+    def __init__(self, reader: Reader, paths: Sequence[Path]) -> None:
+        self.reader = reader
+        self.paths = paths
+        self._why: dict[int, str] = {}
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> Tensor | None:
+        photo = self._open(index)
+        return None if photo is None else photo.image[0]
+
+    def any(self) -> Photo:
+        """The first that can be read.
+
+        Raises:
+            ValueError: none can.
+        """
+        for index in range(len(self)):
+            photo = self._open(index)
+            if photo is not None:
+                return photo
+        raise ValueError(
+            self._why[0]
+            if len(self) == 1
+            else f"expected pictures, and none of {len(self)} can be read: {self._why[0]}"
+        )
+
+    def why(self, index: int) -> str:
+        """Why a picture cannot be read."""
+        if index not in self._why:  # left out before a search was taken up
+            self._open(index)
+        text = self._why.get(index, "it was left out when the checkpoint was written")
+        path = str(self.paths[index])
+        return text if path in text else f"{path}: {text}"
+
+    def _open(self, index: int) -> Photo | None:
+        try:
+            return self.reader.open(self.paths[index])
+        except ValueError as error:
+            self._why[index] = str(error)
+            return None

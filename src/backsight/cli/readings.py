@@ -25,7 +25,7 @@ from backsight.cli.words import short
 from backsight.graph import NoGraphError
 from backsight.store import save_npz, write_bytes, write_json
 
-__all__ = ["Readings"]
+__all__ = ["Readings", "last_maps"]
 
 
 class Readings:
@@ -37,6 +37,7 @@ class Readings:
         base: that total.
         projection: of the feature map, (height, width, 3) RGB; None if the network's graph cannot
             be captured.
+        picture: the figure as PNG, once it is drawn.
     """
 
     def __init__(self, job: Job, layer: str, channel: int, base: float) -> None:
@@ -60,7 +61,7 @@ class Readings:
             ValueError: the network has no such layer, or no layer with maps at all.
         """
         model, image = job.network.model, job.photo.image
-        layer = _last_maps(model, image) if layer is None else layer
+        layer = last_maps(model, image) if layer is None else layer
         probe = backsight.occlusion(model, image, boxes=[[0, 0, 1, 1]], layer=layer)
         channel = int(probe.base[0].argmax())
         return cls(job, layer, channel, float(probe.base[0, channel]))
@@ -105,7 +106,7 @@ class Readings:
             note=f"{covering}; unoccluded: activation {self.base:.3g}, "
             f"probability {self._share:.3g}",
         )
-        self._picture = plots.png(figure)
+        self.picture = plots.png(figure)
 
     @property
     def _share(self) -> float:
@@ -145,7 +146,7 @@ class Readings:
         if self.projection is not None:
             arrays["projection"] = self.projection
         return {
-            "png": lambda path: write_bytes(path, self._picture),
+            "png": lambda path: write_bytes(path, self.picture),
             "npz": lambda path: save_npz(path, arrays, meta),
             "json": lambda path: write_json(path, meta),
         }
@@ -164,7 +165,7 @@ def _projected(job: Job, layer: str, channel: int) -> npt.NDArray[Any] | None:
     return picture(network, found.whole(0))
 
 
-def _last_maps(model: nn.Module, image: Tensor) -> str:
+def last_maps(model: nn.Module, image: Tensor) -> str:
     """The name of the last layer whose output is maps, before pools that only bring the head its
     size.
     """

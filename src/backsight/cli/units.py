@@ -31,7 +31,7 @@ from backsight.cli.layer import (
     place,
     put_out,
 )
-from backsight.cli.photos import expanded
+from backsight.cli.photos import Pictures, expanded
 from backsight.cli.reader import Photo, Reader, Source
 from backsight.cli.words import short
 from backsight.store import save_npz, write_bytes, write_json
@@ -83,7 +83,7 @@ def draw_units(
     check_folder(output)
     if wanted.checkpoint is not None and not wanted.checkpoint.absolute().parent.is_dir():
         raise ValueError(f"expected a folder for the --checkpoint, got {wanted.checkpoint}")
-    dataset = _Pictures(Reader(source), expanded(photos))
+    dataset = Pictures(Reader(source), expanded(photos))
     model, photo = dataset.reader.network.model, dataset.any()
     chosen = _Channels(wanted.layer, put_out(model, wanted.layer, photo.image), channels)
     # A search may take hours: that its winners can be projected is tried first.
@@ -160,53 +160,6 @@ def draw_units(
     return BAD_INPUT if skipped else 0
 
 
-class _Pictures:
-    """Prepared photos as a data set, with None for those that cannot be read."""
-
-    def __init__(self, reader: Reader, paths: Sequence[Path]) -> None:
-        self.reader = reader
-        self.paths = paths
-        self._why: dict[int, str] = {}
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def __getitem__(self, index: int) -> Tensor | None:
-        photo = self._open(index)
-        return None if photo is None else photo.image[0]
-
-    def any(self) -> Photo:
-        """The first that can be read.
-
-        Raises:
-            ValueError: none can.
-        """
-        for index in range(len(self)):
-            photo = self._open(index)
-            if photo is not None:
-                return photo
-        raise ValueError(
-            self._why[0]
-            if len(self) == 1
-            else f"expected pictures, and none of {len(self)} can be read: {self._why[0]}"
-        )
-
-    def why(self, index: int) -> str:
-        """Why a picture cannot be read."""
-        if index not in self._why:  # it was left out before a search was taken up
-            self._open(index)
-        text = self._why.get(index, "it was left out when the checkpoint was written")
-        path = str(self.paths[index])
-        return text if path in text else f"{path}: {text}"
-
-    def _open(self, index: int) -> Photo | None:
-        try:
-            return self.reader.open(self.paths[index])
-        except ValueError as error:
-            self._why[index] = str(error)
-            return None
-
-
 class _Channels:
     """Which channels of a layer are asked for: some of them, or the strongest."""
 
@@ -251,7 +204,7 @@ class _Winners:
     """The strongest units of the chosen channels, projected."""
 
     def __init__(
-        self, dataset: _Pictures, found: backsight.TopActivations, channels: Sequence[int]
+        self, dataset: Pictures, found: backsight.TopActivations, channels: Sequence[int]
     ) -> None:
         self.dataset = dataset
         self.channels = channels

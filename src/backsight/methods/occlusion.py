@@ -20,6 +20,7 @@ from .. import baselines
 from ..models.call import Call, Model, Output, check_images
 from ..models.precision import alone
 from ..models.prepare import Prepared, check_fit, forget, prepare, verify
+from ..models.subject import Subject
 from ..sweep.allocator import give_back, reuse
 from ..sweep.content import Content, Inpainting, Picture
 from ..sweep.grid import Grid, explicit, grid, per_axis, with_channels
@@ -28,6 +29,7 @@ from ..sweep.plan import Plan, plan_plain, plan_windows
 from ..sweep.readout import Readout, Score
 from ..sweep.result import Occlusion
 from ..sweep.run import run_windows
+from ..zoo.network import Network
 
 Baseline = float | str | Sequence[float] | Tensor
 Sizes = int | Sequence[int]
@@ -44,7 +46,7 @@ _NAMED: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 def occlusion(
-    model: Model,
+    model: Model | Network,
     images: Tensor,
     *,
     window: Sizes | None = None,
@@ -62,6 +64,7 @@ def occlusion(
     top: int | None = None,
     memory: int | None = None,
     show_progress: bool = False,
+    device: torch.device | str | None = None,
 ) -> Occlusion:
     """Occlude each box of each image and measure how far every score drops.
 
@@ -70,8 +73,8 @@ def occlusion(
     whole on occluded copies; `plan` tells.
 
     Args:
-        model: a module (or function) from images to scores (images, ...), in evaluation mode. It is
-            not changed.
+        model: a zoo.Network, or a module (or function) from images to scores (images, ...), in
+            evaluation mode. It is not changed.
         images: (images, channels, *spatial), one to three spatial axes, floating point, as the
             model takes them.
         window: size of the occluding box in pixels, one number or one per axis; with one more, the
@@ -106,6 +109,7 @@ def occlusion(
         top: keep the drops of each image's largest outputs only, this many.
         memory: bytes that a batch of windows may take; default 1 GiB.
         show_progress: show a progress bar on stderr.
+        device: where to compute; default: where the model and the images are.
 
     Returns:
         An `Occlusion`: drops (images, positions, outputs), original minus occluded, and what can be
@@ -115,10 +119,14 @@ def occlusion(
         ValueError: an argument does not fit; the sentence says what was expected and what came.
     """
     request = Request(**locals())  # all that is here so far: the arguments
-    return Task(request).run()
+    found = Task(request).run()
+    subject = Subject.of(model)
+    # What is not the model's own scores has no classes.
+    found.shows(subject.pictures(images), None if layer or score else subject.network)
+    return found
 
 
-def plan(model: Model, images: Tensor, **arguments: Any) -> Plan:
+def plan(model: Model | Network, images: Tensor, **arguments: Any) -> Plan:
     """What `occlusion` with the same arguments would do: windows, work, memory and time. Prints as
     a table.
     """
@@ -129,7 +137,7 @@ def plan(model: Model, images: Tensor, **arguments: Any) -> Plan:
 class Request:
     """The arguments of `occlusion`, with its defaults."""
 
-    model: Model
+    model: Model | Network
     images: Tensor
     _: KW_ONLY
     window: Sizes | None = None
@@ -147,6 +155,7 @@ class Request:
     top: int | None = None
     memory: int | None = None
     show_progress: bool = False
+    device: torch.device | str | None = None
 
 
 class Task:
@@ -157,6 +166,10 @@ class Task:
         images, memory, top = request.images, request.memory, request.top
         probability, score = request.probability, request.score
         check_images(images)
+        model = request.model
+        if request.device is not None:
+            subject = Subject.of(model, request.device)
+            model, images = subject.model, images.to(subject.device)
         self.images = images
         self.positions = _positions(
             images.shape[1:], request.window, request.stride, request.edge, request.boxes
@@ -177,7 +190,7 @@ class Task:
             raise ValueError(f"expected top to be a positive integer, got {top!r}")
         chosen = None if request.targets is None else _targets(request.targets)
         others = _arguments(request.additional_forward_args)
-        self.call = Call(request.model, others, images, request.output, request.layer)
+        self.call = Call(model, others, images, request.output, request.layer)
         if self.call.owner is not None:
             check_fit(self.call.owner, images)
         if request.region is not None:

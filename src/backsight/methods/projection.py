@@ -8,24 +8,31 @@ Simonyan et al., "Deep Inside Convolutional Networks", arXiv:1312.6034.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from .. import plots
 from ..graph import Node, NoGraphError
 from ..graph.fields import Cells
 from ..models.call import Call, Model, Output, check_images
 from ..models.precision import alone
 from ..models.prepare import Prepared, check_fit, forget, prepare, verify
+from ..models.subject import Subject
 from ..projection.record import Record
 from ..projection.route import Windows
 from ..projection.rules import RULES, Rule, is_activation
 from ..projection.run import Projector
 from ..projection.steps import Signal
+from ..results import Result, array
+from ..zoo.network import Network
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 Units = int | Tensor | Sequence[Sequence[int]]
 Seed = float | str | Tensor
@@ -33,9 +40,11 @@ Seed = float | str | Tensor
 #: What the forward pass of a part of the images may take, unless the caller says otherwise.
 MEMORY = 1 << 30
 
+_DRAWN = 8  # units of a figure unless told
+
 
 @dataclass(frozen=True)
-class Projection:
+class Projection(Result):
     """What `project` finds.
 
     Attributes:
@@ -48,6 +57,9 @@ class Projection:
         activations: (units,) the values of the units; the largest of a whole layer.
         image_size: D sizes.
         rule: which.
+        photos: (images, H, W, 3) uint8, what the images show.
+        layer: whose units they are; "" for the model's output.
+        order: of the pictures' channels, "RGB" or "BGR"; "" where the model is no zoo.Network.
     """
 
     pictures: Tensor
@@ -57,6 +69,9 @@ class Projection:
     activations: Tensor
     image_size: tuple[int, ...]
     rule: str
+    photos: Tensor
+    layer: str = ""
+    order: str = ""
 
     def __len__(self) -> int:
         return len(self.pictures)
@@ -78,9 +93,62 @@ class Projection:
         full[(slice(None), *(slice(a, a + n) for a, n in places))] = picture
         return full
 
+    def plot(self, image: int = 0, count: int = _DRAWN) -> Figure:
+        """The first units of an image, a row each: the photo, what the unit sees of it, and what of
+        that comes back to the pixels. Gray is 0.
+
+        Raises:
+            ValueError: the images are no photos, or there are no units of this one.
+            ImportError: matplotlib is not installed.
+        """
+        units = [u for u in range(len(self)) if int(self.units[u, 0]) == image][:count]
+        if len(self.image_size) != 2 or not units:
+            raise ValueError(f"expected units of a photo, got {len(units)} of image {image}")
+        return plots.projections(
+            array(self.photos[image]),
+            [self.boxes[unit].tolist() for unit in units],
+            [self._shown(unit) for unit in units],
+            labels=[self._named(unit) for unit in units],
+            title=f"{self.layer or 'output'} by {self.rule}",
+            note="gray: 0; brightest or darkest: the strongest hundredth of each picture",
+        )
+
+    def _shown(self, unit: int) -> Any:
+        """The picture of a unit on what it sees, (h, w, 3) RGB."""
+        crop = self.crop(unit)
+        if len(crop) != 3:
+            crop = crop.mean(0, keepdim=True).expand(3, -1, -1)
+        return array(crop.flip(0) if self.order == "BGR" else crop).transpose(1, 2, 0)
+
+    def _named(self, unit: int) -> str:
+        _, *channel = self.units[unit].tolist()
+        head = "whole layer"
+        if channel:
+            head = f"channel {channel[0]}"
+            if channel[1:]:
+                head += f" at {', '.join(map(str, channel[1:]))}"
+        return f"{head}: {float(self.activations[unit]):.4g}"
+
+    def summary(self) -> str:
+        names = "; ".join(self._named(unit) for unit in range(min(len(self), _DRAWN)))
+        more = f"; and {len(self) - _DRAWN} more" if len(self) > _DRAWN else ""
+        return f"{self.layer or 'output'} by {self.rule}: {names}{more}"
+
+    def report(self) -> dict[str, Any]:
+        largest = self.pictures.flatten(1).abs().amax(1)
+        return {
+            "layer": self.layer,
+            "rule": self.rule,
+            "order": self.order,
+            "units": self.units.tolist(),
+            "activations": self.activations.tolist(),
+            "boxes": self.boxes.tolist(),
+            "largest": largest.tolist(),
+        }
+
 
 def project(
-    model: Model,
+    model: Model | Network,
     images: Tensor,
     layer: str | None = None,
     units: Units | None = None,
@@ -93,6 +161,7 @@ def project(
     output: Output | None = None,
     memory: int | None = None,
     show_progress: bool = False,
+    device: torch.device | str | None = None,
 ) -> Projection:
     """Send the signals of single units of a layer back to the image, by windows only.
 
@@ -100,8 +169,8 @@ def project(
     Where the signals of several layers meet they are added before the rule is applied.
 
     Args:
-        model: a module (or function) from images to a tensor (images, ...), in evaluation mode. It
-            is not changed.
+        model: a zoo.Network, or a module (or function) from images to a tensor (images, ...), in
+            evaluation mode. It is not changed.
         images: (images, channels, *spatial), one to three spatial axes, floating point.
         layer: the name of a module, whose output holds the units; None for the model's output, as
             the scores of classes.
@@ -124,6 +193,7 @@ def project(
         output: which output of a model that returns several: a key, an attribute or an index.
         memory: bytes that the forward pass of a part of the images may take; default 1 GiB.
         show_progress: show a progress bar on stderr.
+        device: where to compute; default: where the model and the images are.
 
     Returns:
         A `Projection`: the units' pictures, and where they lie.
@@ -143,14 +213,24 @@ def project(
     check_images(images)
     if memory is not None and (not isinstance(memory, int) or memory <= 0):
         raise ValueError(f"expected memory to be a positive number of bytes, got {memory!r}")
+    subject = Subject.of(model, device)
+    if device is not None:
+        images = images.to(subject.device)
     task = _Task(
-        Call(model, additional_forward_args, images, output, layer, total=False),
+        Call(subject.model, additional_forward_args, images, output, layer, total=False),
         images,
         Rule(rule, unpool, lrn),
         seed,
         memory or MEMORY,
     )
-    return task.run(units, show_progress)
+    found = task.run(units, show_progress)
+    how = subject.preprocessing
+    return replace(
+        found,
+        photos=subject.pictures(images),
+        layer=layer or "",
+        order="" if how is None else "BGR" if how.bgr else "RGB",
+    )
 
 
 class _Task:
@@ -394,6 +474,7 @@ class _Results:
             chosen.values.to(self.pictures),
             self.image_size,
             rule,
+            torch.zeros(0, 0, 0, 3, dtype=torch.uint8),
         )
 
 

@@ -55,7 +55,13 @@ class Saliency(Result):
         return panels(
             [
                 Panel(photo, "photo"),
-                Panel(strength, "saliency", bar="largest |dS/dx| over the channels"),
+                Panel(
+                    strength,
+                    "saliency",
+                    # A few pixels are many times stronger than all the rest.
+                    limits=(0.0, float(np.quantile(strength, 0.99)) or 1.0),
+                    bar="largest |dS/dx| over the channels; 1% is beyond",
+                ),
                 Panel(np.where(inside[..., None], photo, np.uint8(255)), share),
             ],
             title=f"Saliency of {self.targets[image]}",

@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -23,8 +23,15 @@ from ..graph.fields import Cells
 from ..models.call import Call, Model, Output, check_images
 from ..models.precision import alone
 from ..models.prepare import Prepared, check_fit, prepare, verify
+from ..models.subject import Subject
+from ..plots import Panel, panels, rows_of_pictures
 from ..projection.route import Route
+from ..results import Result, array
 from ..store import load_npz, save_npz
+from ..zoo.network import Network
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 #: Seconds between two writes of a checkpoint.
 EVERY = 30.0
@@ -32,9 +39,11 @@ EVERY = 30.0
 #: Images a batch, of a data set that gives single ones.
 BATCH = 32
 
+_CHANNELS = 8  # rows of a figure unless told
+
 
 @dataclass(frozen=True)
-class TopActivations:
+class TopActivations(Result):
     """What `top_activations` finds; channels in the layer's order, the strongest image first.
 
     Attributes:
@@ -45,6 +54,7 @@ class TopActivations:
             ends. Pixels outside it have no influence on the activation.
         count: how many images were looked at.
         skipped: those that the data set had no image for, by index.
+        layer: which; "" for the model's output.
     """
 
     values: Tensor
@@ -53,15 +63,97 @@ class TopActivations:
     boxes: Tensor
     count: int
     skipped: tuple[int, ...]
+    layer: str = ""
 
     def units(self, channel: int) -> list[tuple[int, ...]]:
         """A channel's units as rows of (image, channel, *position)."""
         rows = zip(self.images[channel].tolist(), self.positions[channel].tolist(), strict=True)
         return [(image, channel, *position) for image, position in rows if image >= 0]
 
+    def strongest(self, count: int) -> list[int]:
+        """The channels with the largest activations, strongest first."""
+        order = self.values[:, 0].argsort(descending=True, stable=True)
+        return [int(channel) for channel in order[:count]]
+
+    def plot(
+        self,
+        images: Any = None,
+        *,
+        network: Network | None = None,
+        channels: Sequence[int] | None = None,
+    ) -> Figure:
+        """What excites the channels most.
+
+        Args:
+            images: the data set that was searched, by index: then the crops are drawn, a row a
+                channel. Without it, the activations themselves.
+            network: whose preprocessing the images have, to show them as they were.
+            channels: which; default: the eight with the largest activations, or all of them where
+                only activations are drawn.
+
+        Raises:
+            ValueError: there is no such channel, or the images are no photos.
+            ImportError: matplotlib is not installed.
+        """
+        what = self.layer or "the model's output"
+        if channels is None:
+            channels = self.strongest(len(self.values) if images is None else _CHANNELS)
+        for channel in channels:
+            if not 0 <= channel < len(self.values):
+                raise ValueError(f"expected a channel below {len(self.values)}, got {channel}")
+        if images is None:
+            values = array(self.values[list(channels)])
+            least = values[np.isfinite(values)].min()
+            return panels(
+                [Panel(np.maximum(values, least), colors="viridis", bar="activation")],
+                title=f"Largest activations of {what}",
+                note=f"down: {len(channels)} channels; across: the {values.shape[1]} images that"
+                " excite each most",
+            )
+        if self.boxes.shape[2] != 4:
+            raise ValueError(f"expected photos, got boxes of {self.boxes.shape[2] // 2} axes")
+        subject = Subject.of(network or _image)
+        rows, labels = [], []
+        for channel in channels:
+            crops, lines = [], []
+            for rank, (image, *_) in enumerate(self.units(channel)):
+                found = _image(images[image])
+                assert found is not None
+                top, left, bottom, right = self.boxes[channel, rank].tolist()
+                crops.append(array(subject.pictures(found[None])[0])[top:bottom, left:right])
+                lines.append(f"{float(self.values[channel, rank]):.4g}")
+            rows.append(crops)
+            labels.append([f"channel {channel}\n{lines[0]}", *lines[1:]])
+        return rows_of_pictures(
+            rows,
+            labels,
+            title=f"What excites {what} most",
+            note=f"of {self.count} images, what the units see of them; strongest first",
+        )
+
+    def summary(self) -> str:
+        channel = self.strongest(1)[0]
+        value, image = float(self.values[channel, 0]), int(self.images[channel, 0])
+        return (
+            f"{len(self.values)} channels of {self.layer or 'the output'}, {self.count} images:"
+            f" channel {channel} has the largest activation, {value:.4g}, of image {image}"
+        )
+
+    def report(self) -> dict[str, Any]:
+        rows = zip(self.values.tolist(), self.images.tolist(), strict=True)
+        return {
+            "layer": self.layer,
+            "images": self.count,
+            "skipped": list(self.skipped),
+            "channels": [
+                [{"image": i, "activation": v} for v, i in zip(*row, strict=True) if i >= 0]
+                for row in rows
+            ],
+        }
+
 
 def top_activations(
-    model: Model,
+    model: Model | Network,
     layer: str | None,
     dataset: Any,
     k: int = 9,
@@ -70,6 +162,7 @@ def top_activations(
     batch_size: int = BATCH,
     checkpoint: str | os.PathLike[str] | None = None,
     show_progress: bool = False,
+    device: torch.device | str | None = None,
 ) -> TopActivations:
     """Run a data set through a model and keep, for each channel of a layer, the k images with the
     largest activations, each with its strongest position.
@@ -78,8 +171,8 @@ def top_activations(
     the first position of it.
 
     Args:
-        model: a module (or function) from images to a tensor (images, ...), in evaluation mode. It
-            is not changed.
+        model: a zoo.Network, or a module (or function) from images to a tensor (images, ...), in
+            evaluation mode. It is not changed.
         layer: the name of a module; None for the model's output.
         dataset: images (images, channels, *spatial); or a data set of single images (channels,
             *spatial), by index; or a DataLoader or any other iterable of batches of images. Images
@@ -92,6 +185,7 @@ def top_activations(
         checkpoint: a file to write what was found so far to, every half a minute and at the end.
             If it is there, the search goes on from it.
         show_progress: show a progress bar on stderr.
+        device: where to compute; default: where the model and the images are.
 
     Raises:
         ValueError: an argument does not fit, or the checkpoint is of another search; the sentence
@@ -101,7 +195,9 @@ def top_activations(
         raise ValueError(f"expected k to be a positive number of images, got {k!r}")
     if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
         raise ValueError(f"expected batch_size to be a positive number, got {batch_size!r}")
-    search = _Search(model, layer, output, k)
+    subject = Subject.of(model, device)
+    search = _Search(subject.model, layer, output, k)
+    search.device = None if device is None else subject.device
     if checkpoint is not None:
         search.resume(Path(checkpoint))
     total = _length(dataset)
@@ -127,6 +223,7 @@ class _Search:
         self.layer = layer
         self.output = output
         self.k = k
+        self.device: torch.device | None = None
         self.count = 0
         self.skipped: list[int] = []
         self.values: Tensor | None = None
@@ -146,7 +243,7 @@ class _Search:
             self.skipped.extend(index)
         else:
             check_images(images)
-            maps, route = self._layer(images)
+            maps, route = self._layer(images if self.device is None else images.to(self.device))
             self._keep(maps, np.asarray(index), route, tuple(images.shape[2:]))
         self.count += len(index)
 
@@ -232,6 +329,7 @@ class _Search:
             torch.from_numpy(self.boxes),
             self.count,
             tuple(self.skipped),
+            self.layer or "",
         )
 
     def _meta(self) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..zoo.network import Network
 from .fingerprint import Marks
 
 Model = Callable[..., Any]
@@ -28,7 +29,7 @@ class Call(nn.Module):
 
     Args:
         model: from images (batch, channels, *spatial), and more, to a tensor, or a dict, tuple or
-            dataclass of tensors.
+            dataclass of tensors; or a network of the zoo.
         arguments: what follows the images. A tensor with one entry per image goes along with its
             image; everything else is passed as it is.
         images: (images, channels, *spatial).
@@ -39,7 +40,7 @@ class Call(nn.Module):
 
     def __init__(
         self,
-        model: Model,
+        model: Model | Network,
         arguments: Sequence[Any],
         images: Tensor,
         output: Output | None = None,
@@ -47,11 +48,11 @@ class Call(nn.Module):
         total: bool = True,
     ) -> None:
         super().__init__()
-        if not callable(model):
+        self.model = unwrapped(model)
+        if not callable(self.model):
             raise ValueError(f"expected a model that can be called, got {type(model).__name__}")
         if output is not None and not isinstance(output, str | int):
             raise ValueError(f"expected output to be a key, a name or an index, got {output!r}")
-        self.model = unwrapped(model)
         self.output = output
         self.layer = layer
         self.total = total
@@ -160,17 +161,21 @@ class Call(nn.Module):
         return sides, rest, self.autocast
 
 
-def unwrapped(model: Model) -> Model:
-    """The model inside torch.compile's or DataParallel's wrapper: what is swept is its own code."""
+def unwrapped(model: Model | Network) -> Model:
+    """The model inside a zoo's network, torch.compile's or DataParallel's wrapper: what is swept is
+    its own code.
+    """
+    bare: Any = model.model if isinstance(model, Network) else model
     while True:
-        inner = getattr(model, "_orig_mod", None)
+        inner = getattr(bare, "_orig_mod", None)
         if inner is None and isinstance(
-            model, nn.DataParallel | nn.parallel.DistributedDataParallel
+            bare, nn.DataParallel | nn.parallel.DistributedDataParallel
         ):
-            inner = model.module
+            inner = bare.module
         if inner is None:
-            return model
-        model = inner
+            found: Model = bare
+            return found
+        bare = inner
 
 
 def pick(found: Any, output: Output | None) -> Tensor:

@@ -15,7 +15,7 @@ from ..geometry import Field
 from ..graph import CaptureError, Graph, Ref, capture, receptive_field
 from .call import Call, pick
 
-__all__ = ["Layer", "LayerGraphs", "layers_of"]
+__all__ = ["Layer", "LayerGraphs", "field_of", "layers_of"]
 
 
 @dataclass(frozen=True)
@@ -67,6 +67,25 @@ def layers_of(model: nn.Module, images: Tensor) -> tuple[list[Layer], str | None
         Layer(name, type(modules[name]).__name__, shape, fields.get(name))
         for name, shape in shapes.items()
     ], reason
+
+
+def field_of(model: nn.Module, images: Tensor) -> tuple[Field, ...] | None:
+    """The receptive field of the cells that a model puts out, one Field per spatial axis; None
+    where they see the image as a whole, or the model cannot be captured.
+
+    Args:
+        model: a module in evaluation mode. It is not changed.
+        images: (1, channels, *spatial), of the size that counts.
+    """
+    try:
+        graph = capture(Call(model, (), images), images.shape[1:], images.dtype, images.device)
+    # Whatever a model does that the graph has no place for, its cells have no known field.
+    except Exception:
+        return None
+    output = graph.nodes[graph.output]
+    if not output.spatial or graph.output in _sees_all(graph):
+        return None
+    return receptive_field(graph, graph.output)
 
 
 class LayerGraphs:

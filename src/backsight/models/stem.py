@@ -1,9 +1,10 @@
-"""A model up to one of its layers."""
+"""A model up to one of its layers, or up to the last of several."""
 
 from __future__ import annotations
 
+import math
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -11,7 +12,10 @@ from torch import Tensor, nn
 from .call import Call, pick
 from .subject import Subject
 
-__all__ = ["stem"]
+__all__ = ["Mixture", "stem", "stems", "weights_of"]
+
+#: A layer by name, several, or several with weights.
+Mixture = str | Sequence[str] | Mapping[str, float]
 
 
 class _Reached(BaseException):
@@ -28,37 +32,73 @@ def stem(subject: Subject, layer: str | None, images: Tensor) -> Callable[[Tenso
     """
     if layer is None:
         return Call(subject.model, (), images)
-    module = Call(subject.model, (), images, None, layer).named  # refuses unknown names
-    return _Stem(subject.module, module, layer)
+    run = stems(subject, [layer], images)
+    return lambda images: run(images)[0]
 
 
-class _Stem:
-    def __init__(self, model: nn.Module, module: nn.Module, layer: str) -> None:
-        self.model, self.module, self.layer = model, module, layer
-        self.runs = 0  # how often the model runs the layer; 0: not known yet
+def stems(
+    subject: Subject, layers: Sequence[str], images: Tensor
+) -> Callable[[Tensor], list[Tensor]]:
+    """From images to what each of some layers puts out, as `stem` does it for one.
 
-    def __call__(self, images: Tensor) -> Tensor:
+    Raises:
+        ValueError: there is no such layer, or the model does not run it.
+    """
+    # Call refuses unknown names
+    modules = {name: Call(subject.model, (), images, None, name).named for name in layers}
+    return _Stems(subject.module, modules)
+
+
+def weights_of(option: str, layers: Mixture) -> dict[str, float]:
+    """The weight of each layer; where none are given, equal ones whose sum is 1.
+
+    Raises:
+        ValueError: no layer, or a weight that is no positive number.
+    """
+    if isinstance(layers, Mapping):
+        found = {name: float(weight) for name, weight in layers.items()}
+    else:
+        names = [layers] if isinstance(layers, str) else list(layers)
+        found = {name: 1 / len(names) for name in names}
+    if not found or not all(0 < weight < math.inf for weight in found.values()):
+        raise ValueError(f"expected {option} as layers with positive weights, got {layers!r}")
+    return found
+
+
+class _Stems:
+    def __init__(self, model: nn.Module, modules: dict[str, nn.Module]) -> None:
+        self.model, self.modules = model, modules
+        self.runs = 0  # how often the model runs the layers, all together; 0: not known yet
+
+    def __call__(self, images: Tensor) -> list[Tensor]:
         thread, runs = threading.get_ident(), 0
-        found: list[Tensor] = []
+        found: dict[str, Tensor] = {}
 
-        def keep(_: nn.Module, __: Any, out: Any) -> None:
+        def keep(name: str, out: Any) -> None:
             nonlocal runs
             if threading.get_ident() != thread:  # another thread may run the same model
                 return
             runs += 1
             if runs == self.runs:
-                found[:] = [pick(out, None)]
+                found[name] = pick(out, None)
                 raise _Reached
-            found[:] = [pick(out, None).clone()]  # what follows may change it
+            found[name] = pick(out, None).clone()  # what follows may change it
 
-        handle = self.module.register_forward_hook(keep)
+        def hook(name: str) -> Callable[[nn.Module, Any, Any], None]:
+            return lambda _, __, out: keep(name, out)
+
+        handles = [
+            module.register_forward_hook(hook(name)) for name, module in self.modules.items()
+        ]
         try:
             self.model(images)
             self.runs = runs
         except _Reached:
             pass
         finally:
-            handle.remove()
-        if not found:
-            raise ValueError(f"expected the model to run its layer {self.layer!r}, it did not")
-        return found[0]
+            for handle in handles:
+                handle.remove()
+        for name in self.modules:
+            if name not in found:
+                raise ValueError(f"expected the model to run its layer {name!r}, it did not")
+        return [found[name] for name in self.modules]

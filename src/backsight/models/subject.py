@@ -44,7 +44,7 @@ class Subject:
             ValueError: neither a network nor something that can be called.
         """
         network = model if isinstance(model, Network) else None
-        bare = unwrapped(network.model if network else model)  # type: ignore[arg-type]
+        bare = unwrapped(model)
         if not callable(bare):
             raise ValueError(
                 f"expected a model that can be called or a zoo.Network, got {type(model).__name__}"
@@ -110,11 +110,11 @@ class Subject:
             raise ValueError(f"expected a class index in 0..{outputs - 1}, got {index}")
         return index
 
-    def label(self, index: int, outputs: int) -> str:
-        """What to call output `index` of so many."""
+    def label(self, index: int, outputs: int, kind: str = "class") -> str:
+        """What to call output `index` of so many; of a `kind`, where it has no name."""
         if self.network is not None and self.classes is not None and len(self.classes) == outputs:
             return self.network.label(index)
-        return f"class {index}"
+        return f"{kind} {index}"
 
     def pictures(self, images: Tensor) -> Tensor:
         """The photos that (images, channels, H, W) show: (images, H, W, 3) uint8 RGB, on the CPU.
@@ -131,5 +131,6 @@ class Subject:
         if values.shape[1] not in (1, 3):
             values = values.mean(1, keepdim=True)
         least, most = values.amin((1, 2, 3), True), values.amax((1, 2, 3), True)
-        shades = (values - least) / (most - least).clamp_min(torch.finfo(torch.float32).tiny)
-        return (shades * 255).round().byte().expand(-1, 3, -1, -1).permute(0, 2, 3, 1).contiguous()
+        shades = (values - least).div_((most - least).clamp_min(torch.finfo(torch.float32).tiny))
+        shades = shades.mul_(255).round_().byte()
+        return shades.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).contiguous()

@@ -54,8 +54,10 @@ class Aim:
         return Aim(units, self.labels[images], self.function)
 
 
-def aim(subject: Subject, target: Target, output: Tensor) -> Aim:
+def aim(subject: Subject, target: Target, output: Tensor, kind: str = "class") -> Aim:
     """What `target` means for a model that puts out `output`, (images, channels[, *spatial]).
+
+    `kind` is what outputs without names are called.
 
     Raises:
         ValueError: there is no such output; the sentence names near classes.
@@ -76,7 +78,8 @@ def aim(subject: Subject, target: Target, output: Tensor) -> Aim:
     units = tuple(_unit(subject, each, output.shape[1:]) for each in given)
     outputs = output.shape[1]
     labels = tuple(
-        subject.label(channel, outputs) + (f" at {', '.join(map(str, place))}" if place else "")
+        subject.label(channel, outputs, kind)
+        + (f" at {', '.join(map(str, place))}" if place else "")
         for channel, *place in units
     )
     return Aim(units, labels)

@@ -14,6 +14,7 @@ from backsight.ops.rectify import rectify
 from backsight.ops.relu import relu
 from backsight.ops.splice import splice
 from backsight.ops.subpixel_deconv import deconv_path, subpixel_deconv
+from backsight.ops.unpool_deconv import unpool_deconv, unpool_deconv_path
 
 __all__ = [
     "DTYPES",
@@ -30,4 +31,6 @@ __all__ = [
     "relu",
     "splice",
     "subpixel_deconv",
+    "unpool_deconv",
+    "unpool_deconv_path",
 ]

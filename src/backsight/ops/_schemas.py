@@ -42,6 +42,11 @@ _SUBPIXEL_DECONV = (
     "Tensor x, Tensor weight, Tensor? bias, int[] stride, int[] padding, int[] output_padding, "
     "int groups, int[] dilation, bool relu=False"
 )
+_UNPOOL_DECONV = (
+    f"Tensor y, Tensor switches, {_POOL}, int[] size, Tensor weight, Tensor? bias, "
+    "int[] deconv_stride, int[] deconv_padding, int[] output_padding, int groups, "
+    f'int[] deconv_dilation, str mode="add", bool relu=False, {_WINDOWS_OF_Y}'
+)
 
 
 #: Rules at a ReLU and their codes in csrc/ops.h.
@@ -83,6 +88,7 @@ _define(
 )
 _define("splice", _SPLICE)
 _define("subpixel_deconv", _SUBPIXEL_DECONV)
+_define("unpool_deconv", _UNPOOL_DECONV)
 
 
 # --- layouts ---------------------------------------------------------------------------------
@@ -521,10 +527,23 @@ def check_max_unpool(
 ) -> tuple[int, ...]:
     """Refuses bad arguments of max_unpool in a sentence; returns the shape of its result."""
     pool, places = (kernel, stride, padding, dilation), (base_index, y_at, window_at)
-    windows = _check_switched("max_unpool", "y", y, switches, pool, size, mode, places)
+    return _check_unpooled("max_unpool", y, switches, pool, size, mode, places)
+
+
+def _check_unpooled(
+    op: str,
+    y: Tensor,
+    switches: Tensor,
+    pool: Sequence[Sequence[int]],
+    size: Sequence[int],
+    mode: str,
+    places: Sequence[Tensor | None],
+) -> tuple[int, ...]:
+    """The same for any op that unpools y; returns the shape of the map."""
+    windows = _check_switched(op, "y", y, switches, pool, size, mode, places)
     if not windows and switches.shape != y.shape:
         raise ValueError(
-            f"max_unpool: expected switches of the shape of y, {tuple(y.shape)}, "
+            f"{op}: expected switches of the shape of y, {tuple(y.shape)}, "
             f"got {tuple(switches.shape)}"
         )
     return (*y.shape[:2], *size)
@@ -678,12 +697,31 @@ def check_subpixel_deconv(
     """Refuses bad arguments of subpixel_deconv in a sentence; returns the shape of its result."""
     op = "subpixel_deconv"
     check_array(op, "x", x)
-    dims = x.dim() - 2
+    geometry = (stride, padding, output_padding, groups, dilation)
+    return _check_deconv(op, ("x", x), x.shape, "", weight, bias, *geometry)
+
+
+def _check_deconv(
+    op: str,
+    like: tuple[str, Tensor],
+    shape: Sequence[int],
+    prefix: str,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    output_padding: Sequence[int],
+    groups: int,
+    dilation: Sequence[int],
+) -> tuple[int, ...]:
+    """The same for any op with a transposed convolution of a map of `shape`, of the dtype and
+    device of `like`; `prefix` is that of the names of its stride, padding and dilation."""
+    dims = len(shape) - 2
     for name, values, least in (
-        ("stride", stride, 1),
-        ("padding", padding, 0),
+        (f"{prefix}stride", stride, 1),
+        (f"{prefix}padding", padding, 0),
         ("output_padding", output_padding, 0),
-        ("dilation", dilation, 1),
+        (f"{prefix}dilation", dilation, 1),
     ):
         if len(values) != dims or min(values) < least:
             raise ValueError(
@@ -696,8 +734,8 @@ def check_subpixel_deconv(
                 f"{op}: expected output_padding below stride or dilation on every axis, "
                 f"got {list(output_padding)} for stride {list(stride)}, dilation {list(dilation)}"
             )
-    _check_same(op, "weight", weight, "x", x)
-    if weight.dim() != x.dim() or min(weight.shape) < 1:
+    _check_same(op, "weight", weight, *like)
+    if weight.dim() != len(shape) or min(weight.shape) < 1:
         raise ValueError(
             f"{op}: expected weight of shape (in, out / groups, *kernel) with {dims} spatial axes, "
             f"none of them empty, got {tuple(weight.shape)}"
@@ -707,30 +745,31 @@ def check_subpixel_deconv(
             f"{op}: expected groups to divide the {weight.shape[0]} input channels of weight, "
             f"got {groups}"
         )
-    if x.shape[1] != weight.shape[0]:
+    if shape[1] != weight.shape[0]:
         raise ValueError(
-            f"{op}: expected x of {weight.shape[0]} channels, as many as weight takes, "
-            f"got {x.shape[1]}"
+            f"{op}: expected {like[0]} of {weight.shape[0]} channels, as many as weight takes, "
+            f"got {shape[1]}"
         )
     channels = weight.shape[1] * groups
     if bias is not None:
-        _check_same(op, "bias", bias, "x", x)
+        _check_same(op, "bias", bias, *like)
         if bias.shape != (channels,):
             raise ValueError(
                 f"{op}: expected bias of shape ({channels},), one number a channel, "
                 f"got {tuple(bias.shape)}"
             )
-    if min(x.shape[2:]) < 1:
+    if min(shape[2:]) < 1:
         raise ValueError(
-            f"{op}: expected x with a pixel or more on every axis, got {tuple(x.shape)}"
+            f"{op}: expected {'size' if prefix else 'x'} with a pixel or more on every axis, "
+            f"got {list(shape[2:]) if prefix else tuple(shape)}"
         )
-    size = deconv_size(x.shape[2:], weight.shape[2:], stride, padding, output_padding, dilation)
+    size = deconv_size(shape[2:], weight.shape[2:], stride, padding, output_padding, dilation)
     if min(size) < 1:
         raise ValueError(
-            f"{op}: expected padding that leaves a pixel or more of the result on every axis, "
-            f"got {list(padding)}, which leaves {size}"
+            f"{op}: expected {prefix}padding that leaves a pixel or more of the result on every "
+            f"axis, got {list(padding)}, which leaves {size}"
         )
-    return (x.shape[0], channels, *size)
+    return (shape[0], channels, *size)
 
 
 def deconv_size(
@@ -757,6 +796,54 @@ def check_subpixel_deconv_out(*args: Any, out: Tensor) -> tuple[int, ...]:
     x, weight, bias = args[:3]
     _check_no_grad("subpixel_deconv with out=", x, weight, *([] if bias is None else [bias]))
     check_out("subpixel_deconv", out, shape, "x", x)
+    return shape
+
+
+def check_unpool_deconv(
+    y: Tensor,
+    switches: Tensor,
+    kernel: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    size: Sequence[int],
+    weight: Tensor,
+    bias: Tensor | None,
+    deconv_stride: Sequence[int],
+    deconv_padding: Sequence[int],
+    output_padding: Sequence[int],
+    groups: int,
+    deconv_dilation: Sequence[int],
+    mode: str = "add",
+    relu: bool = False,
+    base_index: Tensor | None = None,
+    y_at: Tensor | None = None,
+    window_at: Tensor | None = None,
+) -> tuple[int, ...]:
+    """Refuses bad arguments of unpool_deconv in a sentence; returns the shape of its result."""
+    op = "unpool_deconv"
+    pool, places = (kernel, stride, padding, dilation), (base_index, y_at, window_at)
+    shape = _check_unpooled(op, y, switches, pool, size, mode, places)
+    geometry = (deconv_stride, deconv_padding, output_padding, groups, deconv_dilation)
+    return _check_deconv(op, ("y", y), shape, "deconv_", weight, bias, *geometry)
+
+
+def unpool_deconv_channels_last(switches: Tensor, size: Sequence[int], weight: Tensor) -> bool:
+    """Whether the result of unpool_deconv has its channels last: where the map of `size`, which
+    lies as the switches do, or weight has them."""
+    if is_channels_last(weight):
+        return True
+    shape = (*switches.shape[:2], *size)  # a stride depends on the sizes
+    stride = channels_last_stride(shape) if is_channels_last(switches) else None
+    return stride is not None and stride[1] < stride[-1]
+
+
+def check_unpool_deconv_out(*args: Any, out: Tensor) -> tuple[int, ...]:
+    """The same for unpool_deconv.out, which has no gradient."""
+    shape = check_unpool_deconv(*args)
+    y, weight, bias = args[0], args[7], args[8]
+    _check_no_grad("unpool_deconv with out=", y, weight, *([] if bias is None else [bias]))
+    check_out("unpool_deconv", out, shape, "y", y)
     return shape
 
 
@@ -894,6 +981,17 @@ def _fake_subpixel_deconv_out(*args: Any, out: Tensor) -> Tensor:
     return out
 
 
+def _fake_unpool_deconv(*args: Any) -> Tensor:
+    y, switches, size, weight = args[0], args[1], args[6], args[7]
+    last = unpool_deconv_channels_last(switches, size, weight)
+    return empty_dense(y, check_unpool_deconv(*args), last)
+
+
+def _fake_unpool_deconv_out(*args: Any, out: Tensor) -> Tensor:
+    check_unpool_deconv_out(*args, out=out)
+    return out
+
+
 for _name, _fake in (
     ("heatmap", _fake_heatmap),
     ("heatmap.out", _fake_heatmap_out),
@@ -915,5 +1013,7 @@ for _name, _fake in (
     ("splice.out", _fake_splice),
     ("subpixel_deconv", _fake_subpixel_deconv),
     ("subpixel_deconv.out", _fake_subpixel_deconv_out),
+    ("unpool_deconv", _fake_unpool_deconv),
+    ("unpool_deconv.out", _fake_unpool_deconv_out),
 ):
     torch.library.register_fake(f"backsight::{_name}", _fake, lib=LIBRARY)

@@ -34,11 +34,14 @@ from backsight.ops._schemas import (
     check_splice,
     check_subpixel_deconv,
     check_subpixel_deconv_out,
+    check_unpool_deconv,
+    check_unpool_deconv_out,
     deconv_channels_last,
     empty_dense,
     empty_like_format,
     packs_channels,
     switch_dtype,
+    unpool_deconv_channels_last,
 )
 
 
@@ -377,8 +380,46 @@ def _subpixel_deconv_out(*args: Any, out: Tensor) -> Tensor:
     return out.copy_(subpixel_deconv(*args))
 
 
+def unpool_deconv(
+    y: Tensor,
+    switches: Tensor,
+    kernel: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    size: Sequence[int],
+    weight: Tensor,
+    bias: Tensor | None,
+    deconv_stride: Sequence[int],
+    deconv_padding: Sequence[int],
+    output_padding: Sequence[int],
+    groups: int,
+    deconv_dilation: Sequence[int],
+    mode: str = "add",
+    relu: bool = False,
+    base_index: Tensor | None = None,
+    y_at: Tensor | None = None,
+    window_at: Tensor | None = None,
+) -> Tensor:
+    """See `backsight.ops.unpool_deconv`. One op after the other."""
+    pool, places = (kernel, stride, padding, dilation), (base_index, y_at, window_at)
+    geometry = (deconv_stride, deconv_padding, output_padding, groups, deconv_dilation)
+    case: tuple[Any, ...] = (y, switches, *pool, size, weight, bias, *geometry, mode, relu, *places)
+    shape = check_unpool_deconv(*case)
+    x = max_unpool(y, switches, *pool, size, mode, relu, *places)
+    out = subpixel_deconv(x, weight, bias, *geometry)
+    return empty_dense(y, shape, unpool_deconv_channels_last(switches, size, weight)).copy_(out)
+
+
+def _unpool_deconv_out(*args: Any, out: Tensor) -> Tensor:
+    check_unpool_deconv_out(*args, out=out)
+    return out.copy_(unpool_deconv(*args))
+
+
 LIBRARY.impl("subpixel_deconv", subpixel_deconv, "CompositeExplicitAutograd")
 LIBRARY.impl("subpixel_deconv.out", _subpixel_deconv_out, "CompositeExplicitAutograd")
+LIBRARY.impl("unpool_deconv", unpool_deconv, "CompositeExplicitAutograd")
+LIBRARY.impl("unpool_deconv.out", _unpool_deconv_out, "CompositeExplicitAutograd")
 
 
 def _into_out(op: Callable[..., Tensor], check: Callable[..., Any]) -> Callable[..., Tensor]:

@@ -212,15 +212,21 @@ def _planned(x: Tensor, weight: Tensor, bias: Tensor | None, args: tuple[Any, ..
     )
 
 
-def _path(plan: _Plan, kept: KeptFilter | None = None) -> str:
-    """The path that the environment forces, or the plan's own; "kept" where a filter gains by being
-    kept, and can be."""
+def forced_path(op: str = "subpixel_deconv") -> str:
+    """The path that the environment forces, or "auto"."""
     forced = _C.getenv("BACKSIGHT_DECONV") or "auto"
     if forced not in PATHS:
         raise ValueError(
-            f"subpixel_deconv: expected BACKSIGHT_DECONV to be {', '.join(PATHS[:-1])} or "
+            f"{op}: expected BACKSIGHT_DECONV to be {', '.join(PATHS[:-1])} or "
             f"{PATHS[-1]}, got {forced!r}"
         )
+    return forced
+
+
+def _path(plan: _Plan, kept: KeptFilter | None = None) -> str:
+    """The path that the environment forces, or the plan's own; "kept" where a filter gains by being
+    kept, and can be."""
+    forced = forced_path()
     if forced != "auto":
         return forced
     return "kept" if plan.keeps and kept is not None else plan.path
@@ -635,28 +641,32 @@ torch.library.register_autograd(
 )
 
 
-def _autocast(device: str) -> None:
-    """Under autocast x, weight and bias are cast as torch casts those of its own convolutions."""
-    key = getattr(torch._C.DispatchKey, f"Autocast{device.upper()}")
-    keys = torch._C.DispatchKeySet(key)
+def register_autocast(name: str, cast_at: Sequence[int]) -> None:
+    """Under autocast the arguments of op `name` at these places, tensors or None, are cast as torch
+    casts those of its own convolutions."""
+    op = getattr(torch.ops.backsight, name).default
 
-    def cast(x: Tensor | None) -> Tensor | None:
-        if x is None or not x.is_floating_point() or x.dtype == torch.float64:
-            return x
-        return x.to(torch.get_autocast_dtype(device))
+    def register(device: str) -> None:
+        key = getattr(torch._C.DispatchKey, f"Autocast{device.upper()}")
+        keys = torch._C.DispatchKeySet(key)
 
-    def call(x: Tensor, weight: Tensor, bias: Tensor | None, *geometry: Any) -> Tensor:
-        with torch._C._ExcludeDispatchKeyGuard(keys):
-            result: Tensor = torch.ops.backsight.subpixel_deconv.default(
-                cast(x), cast(weight), cast(bias), *geometry
-            )
-            return result
+        def cast(x: Tensor | None) -> Tensor | None:
+            if x is None or not x.is_floating_point() or x.dtype == torch.float64:
+                return x
+            return x.to(torch.get_autocast_dtype(device))
 
-    LIBRARY.impl("subpixel_deconv", call, f"Autocast{device.upper()}")
+        def call(*args: Any) -> Tensor:
+            with torch._C._ExcludeDispatchKeyGuard(keys):
+                result: Tensor = op(*(cast(x) if i in cast_at else x for i, x in enumerate(args)))
+                return result
+
+        LIBRARY.impl(name, call, f"Autocast{device.upper()}")
+
+    for device in ("cpu", "cuda"):
+        register(device)
 
 
-for _device in ("cpu", "cuda"):
-    _autocast(_device)
+register_autocast("subpixel_deconv", (0, 1, 2))
 
 
 # Bound once, as in _launch.

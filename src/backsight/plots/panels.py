@@ -15,7 +15,7 @@ from .canvas import empty_figure, load_matplotlib, wrapped
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["Panel", "panels"]
+__all__ = ["Panel", "check_panels", "draw_panel", "panels"]
 
 _SIDE = 3.6  # inches, the longer side of a panel
 
@@ -53,11 +53,7 @@ def panels(
     """
     if not drawn:
         raise ValueError("expected pictures to draw, got none")
-    for panel in drawn:
-        if panel.values.ndim not in (2, 3) or not panel.values.size:
-            raise ValueError(f"expected a picture or a map, got shape {panel.values.shape}")
-        if not np.isfinite(panel.values).all():
-            raise ValueError("expected a finite map, got one with a NaN or an infinity")
+    check_panels(drawn)
     load_matplotlib()
     columns = min(columns or len(drawn), len(drawn))
     rows = math.ceil(len(drawn) / columns)
@@ -71,14 +67,23 @@ def panels(
     for axes in grid:
         axes.set_axis_off()
     for axes, panel in zip(grid, drawn, strict=False):
-        _draw(figure, axes, panel)
+        draw_panel(figure, axes, panel)
     figure.suptitle(title, fontsize=12)
     if note:
         figure.supxlabel(note, fontsize=9)
     return figure
 
 
-def _draw(figure: Figure, axes: Any, panel: Panel) -> None:
+def check_panels(drawn: Sequence[Panel]) -> None:
+    for panel in drawn:
+        if panel.values.ndim not in (2, 3) or not panel.values.size:
+            raise ValueError(f"expected a picture or a map, got shape {panel.values.shape}")
+        if not np.isfinite(panel.values).all():
+            raise ValueError("expected a finite map, got one with a NaN or an infinity")
+
+
+def draw_panel(figure: Any, axes: Any, panel: Panel) -> None:
+    """Draw in some axes of a figure or a part of one."""
     axes.set_title(wrapped(panel.title, 44), fontsize=10)
     if panel.values.ndim == 3:
         axes.imshow(panel.values, interpolation="antialiased")

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .. import ops
 from ..graph import Graph, Node, is_fixed
-from ..graph.kinds import Constant, MaxPool
+from ..graph.kinds import Constant, Convolution, MaxPool
 from ..graph.layouts import InLayout
 from .rules import is_relu
 
@@ -41,6 +41,22 @@ def rectified_pools(graph: Graph) -> dict[int, int]:
         if isinstance(node.kind, MaxPool) and node.varies:
             (x,) = node.inputs
             if is_relu(graph.nodes[x]) and consumers[x] == [node.index] and x != graph.output:
+                found[node.index] = x
+    return found
+
+
+def pooled_convolutions(graph: Graph, rectified: Mapping[int, int]) -> dict[int, int]:
+    """The max pools that alone read a convolution, and that convolution; those in `rectified` read
+    it through their ReLU."""
+    consumers = graph.consumers()
+    found = {}
+    for node in graph.nodes:
+        if isinstance(node.kind, MaxPool) and node.varies:
+            reader = rectified.get(node.index, node.index)
+            (x,) = graph.nodes[reader].inputs
+            source = graph.nodes[x]
+            plain = isinstance(source.kind, Convolution) and source.spatial
+            if plain and consumers[x] == [reader] and x not in (graph.output, graph.input):
                 found[node.index] = x
     return found
 

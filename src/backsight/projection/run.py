@@ -13,7 +13,16 @@ from torch import Tensor
 from .. import ops
 from ..graph import Graph, Node
 from ..graph.fields import Cells
-from .record import Record, constants, has_own_step, is_linear, record, rectified_pools, sources
+from .record import (
+    Record,
+    constants,
+    has_own_step,
+    is_linear,
+    pooled_convolutions,
+    record,
+    rectified_pools,
+    sources,
+)
 from .route import Route, Windows, whole
 from .rules import Rule, norms
 from .steps import Signal, Steps
@@ -38,6 +47,7 @@ class Projector:
         self.passed = norms(graph) if rule.lrn == "pass" else {}
         # On a deconvnet's way back a ReLU asks for nothing of the way forward.
         self.fused = rectified_pools(graph) if rule.name == "deconvnet" else {}
+        self.joined = pooled_convolutions(graph, self.fused)
         self.reached = self._reached()
         self.keep = self._kept()
 
@@ -121,7 +131,9 @@ class Projector:
             windows: where the units' signals lie in each map.
         """
         nodes = self.graph.nodes
-        steps = Steps(self.graph, found, self.fixed, self.passed, self.fused, self.rule, image)
+        steps = Steps(
+            *(self.graph, found, self.fixed, self.passed, self.fused, self.joined, self.rule, image)
+        )
         last = self.graph.output
         signals = {last: start}
         for node in reversed(nodes):

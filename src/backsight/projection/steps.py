@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,6 +42,7 @@ class Steps:
         fixed: the values of the graph's constants.
         passed: for some nodes, the only input that the signal goes to, unchanged.
         fused: max pools that go back together with the ReLU in front, by that ReLU.
+        joined: max pools that may go back together with the convolution in front too, by that.
         image: (units,) the image of each unit in the record.
     """
 
@@ -52,6 +53,7 @@ class Steps:
         fixed: Mapping[int, Any],
         passed: Mapping[int, int],
         fused: Mapping[int, int],
+        joined: Mapping[int, int],
         rule: Rule,
         image: Tensor,
     ) -> None:
@@ -61,6 +63,7 @@ class Steps:
         self.fixed = fixed
         self.passed = passed
         self.fused = fused
+        self.joined = joined
         self.rule = rule
         self.image = image
         self.sizes: dict[int, Any] = {}
@@ -81,8 +84,13 @@ class Steps:
             yield node.inputs[0], self._rectified(node, signal)
         elif isinstance(node.kind, kinds.MaxPool):
             (x,) = node.inputs
-            unpooled = self._unpooled(node, signal, needed[x])
-            yield self.nodes[x].inputs[0] if node.index in self.fused else x, unpooled
+            source = self.nodes[x].inputs[0] if node.index in self.fused else x
+            if self._joins(node, signal, needed):
+                convolution = self.nodes[source]
+                joined = self._deconvolved(node, convolution, signal, needed)
+                yield convolution.args[0].index, joined
+            else:
+                yield source, self._unpooled(node, signal, needed[x])
         elif is_activation(node) and self.rule.clamps:
             clamped = Signal(signal.value.relu(), signal.windows, signal.clean)
             if is_rectifier(node) and self.rule.name == "deconvnet":
@@ -124,48 +132,94 @@ class Steps:
             value = ops.rectify(signal.value, bits, name, self.image, at, node.extent)
         return Signal(value, signal.windows)
 
-    def _unpooled(self, node: Node, signal: Signal, windows: Windows) -> Signal:
+    def _pooled(self, node: Node, signal: Signal, windows: Windows) -> tuple[Any, dict[str, Any]]:
+        """What an op that unpools is given, by position and by name; `windows`: of the result."""
         assert signal.windows is not None
-        _, kernel, stride, padding, dilation, _ = node.args
+        _, *pool, _ = node.args
         device = signal.value.device
-        value = ops.max_unpool(
+        named = {
+            "mode": self.rule.unpool,
+            "relu": node.index in self.fused,
+            "base_index": self.image,
+            "y_at": torch.from_numpy(signal.windows.at).to(device),
+            "window_at": torch.from_numpy(windows.at).to(device),
+        }
+        return (signal.value, self.record.switches[node.index], *pool, windows.size), named
+
+    def _unpooled(self, node: Node, signal: Signal, windows: Windows) -> Signal:
+        args, named = self._pooled(node, signal, windows)
+        return Signal(ops.max_unpool(*args, **named), windows)
+
+    def _joins(self, node: Node, signal: Signal, needed: Mapping[int, Windows]) -> bool:
+        """Whether a max pool goes back together with the convolution in front."""
+        if node.index not in self.joined:
+            return False
+        convolution = self.nodes[self.joined[node.index]]
+        # Where the pool's input lies, its convolution's output does.
+        windows, there = needed[node.inputs[0]], needed[convolution.index]
+        if windows.size != there.size or not np.array_equal(windows.at, there.at):
+            return False
+        _, weight, _, _, _, dilation, groups, *_ = convolution.args
+        path = ops.unpool_deconv_path(
             signal.value,
             self.record.switches[node.index],
-            kernel,
-            stride,
-            padding,
-            dilation,
+            node.args[1],
             windows.size,
-            self.rule.unpool,
-            relu=node.index in self.fused,
-            base_index=self.image,
-            y_at=torch.from_numpy(signal.windows.at).to(device),
-            window_at=torch.from_numpy(windows.at).to(device),
+            self.fixed[weight.index],
+            groups,
+            dilation,
+            node.index in self.fused,
         )
-        return Signal(value, windows)
+        return path == "fused"
+
+    def _deconvolved(
+        self, node: Node, convolution: Node, signal: Signal, needed: Mapping[int, Windows]
+    ) -> Signal:
+        """Back through a max pool and the convolution in front; the map between is 0 outside."""
+        windows = needed[node.inputs[0]]
+        args, named = self._pooled(node, signal, windows)
+        _, weight, _, stride, _, dilation, groups, *_ = convolution.args
+        padding, more, there, clean = self._reach(convolution, windows, needed)
+        named |= {
+            "weight": self.fixed[weight.index],
+            "deconv_stride": stride,
+            "deconv_padding": padding,
+            "output_padding": more,
+            "groups": groups,
+            "deconv_dilation": dilation,
+        }
+        value = ops.unpool_deconv(*args, **named)
+        return Signal(value, there, clean)
 
     def _convolved(self, node: Node, signal: Signal, needed: Mapping[int, Windows]) -> Signal:
         signal = self.clean(node, signal)
         assert signal.windows is not None
-        x, weight, _, stride, _, dilation, groups, *_ = node.args
-        weights, none = self.fixed[weight.index], [0] * len(stride)
-        at, size = window_reads(node, signal.windows.at, signal.windows.size)[x.index]
+        _, weight, _, stride, _, dilation, groups, *_ = node.args
+        padding, more, there, clean = self._reach(node, signal.windows, needed)
+        weights = self.fixed[weight.index]
+        value = ops.subpixel_deconv(
+            signal.value, weights, None, stride, padding, more, groups, dilation
+        )
+        return Signal(value, there, clean)
+
+    def _reach(
+        self, node: Node, windows: Windows, needed: Mapping[int, Windows]
+    ) -> tuple[Sequence[int], Sequence[int], Windows, bool]:
+        """For the transposed convolution of a signal that lies in `windows` of a convolution's
+        output: padding and output padding, where its result lies, and whether it is clean."""
+        x, _, _, stride, _, dilation, *_ = node.args
+        at, size = window_reads(node, windows.at, windows.size)[x.index]
         extent = self.nodes[x.index].extent
-        if signal.windows.is_whole(node.extent) and needed[x.index].is_whole(extent):
+        if windows.is_whole(node.extent) and needed[x.index].is_whole(extent):
             # The padding need not be computed.
             (rules,) = (r for r in node.rules if r is not None)
             cropped = [-int(rule.origin(0, n)) for rule, n in zip(rules, node.extent, strict=True)]
             more = [n - (s - 2 * c) for n, s, c in zip(extent, size, cropped, strict=True)]
             if all(0 <= m < max(s, d) for m, s, d in zip(more, stride, dilation, strict=True)):
-                value = ops.subpixel_deconv(
-                    signal.value, weights, None, stride, cropped, more, groups, dilation
-                )
-                return Signal(value, needed[x.index])
-        value = ops.subpixel_deconv(
-            signal.value, weights, None, stride, none, none, groups, dilation
-        )
-        windows = Windows(at, size)
-        return Signal(value, windows, windows.is_inside(extent))
+                return cropped, more, needed[x.index], True
+        none = [0] * len(stride)
+        there = Windows(at, size)
+        return none, none, there, there.is_inside(extent)
 
     def _parted(self, node: Node, signal: Signal) -> Iterator[tuple[int, Signal]]:
         first = 0

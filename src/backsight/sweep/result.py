@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from os import PathLike
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from .. import ops, store
+from .. import ops, plots, store
+from ..results import array
+from ..zoo.network import Network
 from .grid import Grid, disjoint
 from .plan import Plan
 from .readout import Drops
 
-Target = int | Sequence[int] | Tensor
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Target = int | str | Sequence[int] | Sequence[str] | Tensor
+
+_TOP = 5  # outputs that a report tells of
 
 
 class Occlusion:
@@ -34,6 +42,7 @@ class Occlusion:
         plan: the plan that was run; after `load`, its plain data.
         shape: (channels, *spatial) of an image.
         grid_shape: positions along each axis; None for boxes that are no grid.
+        pictures: (images, H, W, 3) uint8, the photos; None after `load`.
     """
 
     def __init__(
@@ -55,6 +64,8 @@ class Occlusion:
         self.noise_floor = noise_floor
         self.plan = plan
         self.targets = targets
+        self.pictures: Tensor | None = None
+        self._network: Network | None = None
         self._most_probable = most_probable
         self._grid = grid
 
@@ -71,6 +82,26 @@ class Occlusion:
             found.most_probable,
             found.targets,
         )
+
+    def shows(self, pictures: Tensor, network: Network | None) -> None:
+        """Say what the images look like, and what network the outputs are of; it keeps what is
+        known of its classes and leaves the model out.
+        """
+        self.pictures = pictures
+        self._network = None
+        if network is not None and network.classes is not None:
+            count, kept = len(network.classes), self.targets
+            named = count == self.base.shape[1] if kept is None else count > int(kept.max())
+            self._network = replace(network, model=nn.Identity()) if named else None
+
+    @property
+    def classes(self) -> tuple[str, ...] | None:
+        """The names of the outputs, where a zoo.Network gave them; not after `load`."""
+        return self._network.classes if self._network else None
+
+    def label(self, index: int) -> str:
+        """What to call an output."""
+        return self._network.label(index) if self._network else f"output {index}"
 
     @property
     def size(self) -> tuple[int, ...]:
@@ -93,10 +124,47 @@ class Occlusion:
         """(images, positions, outputs) fp64: the score with each box occluded, base - drop."""
         return self.base[:, None, :] - self.drops
 
+    def _index(self, target: Any) -> Any:
+        """A target with the names of classes as their indices."""
+        if isinstance(target, list | tuple):
+            return [self._index(each) for each in target]
+        if not isinstance(target, str):
+            return target
+        if self._network is None or self.classes is None:
+            raise ValueError(
+                f"expected a target index, got {target!r}: only the result of a zoo.Network knows"
+                " the names of its classes"
+            )
+        return self._network.find(target, len(self.classes))
+
+    def column(self, output: int, image: int = 0) -> int:
+        """Where the drops of an output stand.
+
+        Raises:
+            ValueError: they were not kept.
+        """
+        kept = range(self.drops.shape[2]) if self.targets is None else self.targets[image].tolist()
+        if output not in kept:
+            raise ValueError(f"expected a target of those kept, {list(kept)}, got {output}")
+        return list(kept).index(output)
+
+    def strongest(self, image: int = 0) -> int:
+        """The output with the largest score of an unoccluded image, among those kept."""
+        column = int(self.base[image].argmax())
+        return column if self.targets is None else int(self.targets[image, column])
+
+    def spatial_boxes(self, position: int) -> Tensor:
+        """What one position covers, (boxes, 2·D) int64, without channels and empty boxes."""
+        axes = len(self.size)
+        boxes = self.boxes[position].reshape(-1, self.boxes.shape[-1])
+        if boxes.shape[1] > 2 * axes:
+            boxes = torch.cat([boxes[:, 1 : axes + 1], boxes[:, axes + 2 :]], 1)
+        return boxes[(boxes[:, axes:] > boxes[:, :axes]).all(1)]
+
     def _of_target(self, target: Target) -> Tensor:
         """(images, positions): the drops of one output, or of one per image."""
         images, _, outputs = self.drops.shape
-        index = torch.as_tensor(target, device="cpu").flatten()
+        index = torch.as_tensor(self._index(target), device="cpu").flatten()
         if index.is_floating_point() or index.dtype == torch.bool or len(index) not in (1, images):
             raise ValueError(
                 f"expected a target index, or one for each of {images} images, got {target!r}"
@@ -117,7 +185,8 @@ class Occlusion:
         channel axis, (images, channels, *size), where boxes cover a part of the channels.
 
         Args:
-            target: an output's index, or one per image.
+            target: an output's index, or a class's name where a zoo.Network was given; or one per
+                image.
             reduce: "mean" or "sum" over the boxes that cover a pixel. Pixels that no box covers are
                 0.
         """
@@ -158,6 +227,76 @@ class Occlusion:
         shape = self.grid_shape or self._most_probable.shape[1:]
         return self._most_probable.reshape(len(self.base), *shape)
 
+    def plot(self, target: int | str | None = None, image: int = 0) -> Figure:
+        """The photo beside its map: red where covering lowers the score of the target, blue where
+        it raises it. Outlined: what costs most.
+
+        Args:
+            target: an output's index, or a class's name where a zoo.Network was given. Default: the
+                strongest of the image's outputs.
+            image: which of the images.
+
+        Raises:
+            ValueError: the images have not two spatial axes, or there is no such target.
+            ImportError: matplotlib is not installed.
+        """
+        if len(self.size) != 2:
+            raise ValueError(f"expected photos, with two spatial axes, got {len(self.size)}")
+        index = self.strongest(image) if target is None else int(self._index(target))
+        base = float(self.base[image, self.column(index, image)])
+        heat = self.map([index] * len(self.base))[image].double()
+        drop, position = self._largest(index, image)
+        photo = np.full((*self.size, 3), 255, np.uint8)
+        if self.pictures is not None:
+            photo = array(self.pictures[image])
+        return plots.overlay(
+            photo,
+            array(heat.mean(0) if heat.ndim == 3 else heat),
+            title=f"Occlusion: {self.label(index)}, score {base:.4g}",
+            note=f"{self.drops.shape[1]} positions; outlined: what costs most, {drop:.3g};"
+            f" noise floor {self.noise_floor:.2g}",
+            label="drop of the score, mean over covering boxes",
+            box=self.spatial_boxes(position).tolist(),
+        )
+
+    def _largest(self, output: int, image: int) -> tuple[float, int]:
+        """The largest drop of an output, and its position."""
+        drops = self.drops[image, :, self.column(output, image)]
+        position = int(drops.argmax())
+        return float(drops[position]), position
+
+    def summary(self) -> str:
+        """What was found, in a line for each image."""
+        lines = []
+        for image, found in enumerate(self.report()["images"]):
+            base = float(self.base[image].max())
+            lines.append(
+                f"{found['target']}: score {base:.4g}, largest drop {found['largest_drop']:.4g} by"
+                f" {_places(found['boxes'])}; noise floor {self.noise_floor:.2g}"
+            )
+        return "\n".join(lines)
+
+    def report(self) -> dict[str, Any]:
+        """What was found of each image's strongest output, in plain values that JSON can say."""
+        images = []
+        for image in range(len(self.base)):
+            index = self.strongest(image)
+            drop, position = self._largest(index, image)
+            images.append(
+                {
+                    "target": self.label(index),
+                    "index": index,
+                    "score": float(self.base[image, self.column(index, image)]),
+                    "largest_drop": drop,
+                    "boxes": self.spatial_boxes(position).tolist(),
+                }
+            )
+        return {
+            "images": images,
+            "positions": self.drops.shape[1],
+            "noise_floor": float(self.noise_floor),
+        }
+
     def _plan_data(self) -> dict[str, Any]:
         if isinstance(self.plan, dict):
             return self.plan
@@ -197,6 +336,19 @@ class Occlusion:
             tensors["most_probable"],
             tensors.get("targets"),
         )
+
+
+def _places(boxes: list[list[int]]) -> str:
+    """Boxes in words."""
+    axes = len(boxes[0]) // 2 if boxes else 0
+    names = ("rows", "columns") if axes == 2 else [f"axis {axis}" for axis in range(axes)]
+    return " and ".join(
+        ", ".join(
+            f"{name} {start} to {end}"
+            for name, start, end in zip(names, box[:axes], box[axes:], strict=True)
+        )
+        for box in boxes
+    )
 
 
 def _versions() -> dict[str, str]:

@@ -1,0 +1,1 @@
+"""``backsight report``: every view of a photo on one page."""
