@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 import math
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +20,7 @@ from torch import Tensor, nn
 
 import backsight
 from backsight.methods.large import Large
+from backsight.occlusion_store import Store, status
 from backsight.sweep.readout import Readout
 from backsight.sweep.units import Unit, partitioned
 from backsight.zoo import Network, Preprocessing
@@ -106,13 +115,17 @@ def network() -> nn.Module:
     return calibrate(seeded(lambda: resnet18(7, 1 / 8)), random_images((3, 64, 64), 8))
 
 
-@pytest.fixture(scope="module")
-def near() -> nn.Module:
+def of_small_fields() -> nn.Module:
     """A network whose units see 23 pixels."""
     torch.manual_seed(0)
     layers = [nn.Conv2d(3, 8, 3, 2), nn.ReLU(), nn.MaxPool2d(3, 2), nn.Conv2d(8, 8, 3), nn.ReLU()]
     layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5)]
     return calibrate(nn.Sequential(*layers), random_images((3, 64, 64), 8))
+
+
+@pytest.fixture(scope="module")
+def near() -> nn.Module:
+    return of_small_fields()
 
 
 @pytest.fixture(scope="module")
@@ -197,9 +210,10 @@ class Reads:
         self.values, self.shape, self.dtype = values, values.shape, values.dtype
         self.largest = 0
 
-    def read(self, box: Any) -> np.ndarray:
-        self.largest = max(self.largest, math.prod(stop - start for start, stop in box))
-        return self.values[(slice(None), *(slice(*pair) for pair in box))]
+    def read(self, box: list[int]) -> np.ndarray:
+        top, left, bottom, right = box
+        self.largest = max(self.largest, (bottom - top) * (right - left))
+        return self.values[:, top:bottom, left:right]
 
 
 def test_only_regions_are_read(near: nn.Module) -> None:
@@ -223,7 +237,8 @@ def test_only_regions_are_read(near: nn.Module) -> None:
         ({"baseline": [1.0, 2.0]}, "one for each of 3 channels"),
         ({"baseline": math.nan}, "finite baseline"),
         ({"stride": [4, 4, 4]}, "of 2 axes"),
-        ({"image": "photo.png"}, "got str"),
+        ({"image": "photo.png"}, "photo.png"),
+        ({"image": 3}, "got int"),
         ({"image": np.zeros((3, 50, 50), np.uint8)}, "knows how to normalise pixels"),
         ({"image": np.full((3, 50, 50), np.nan, np.float32)}, "finite image"),
         ({"model": nn.Conv2d(3, 4, 3)}, "got maps"),
@@ -261,3 +276,139 @@ def test_units_hold_every_position_once() -> None:
     for unit in units:
         corner = boxes[torch.from_numpy(unit.positions), :2] // 16
         assert (corner == corner[0]).all()
+
+
+# --- stores --------------------------------------------------------------------------------------
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    """All files of a store, but the lock of one that is being written."""
+    files = (path for path in folder.rglob("*") if path.is_file() and path.name != ".lock")
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
+def fill(model: nn.Module, image: Any, path: Path, **more: Any) -> Store:
+    found = backsight.large_occlusion(
+        model, image, window=16, stride=16, memory=1 << 20, store=path, **more
+    )
+    assert isinstance(found, Store)
+    return found
+
+
+@pytest.fixture(scope="module")
+def scene() -> Tensor:
+    return random_images((3, 300, 280), 1, seed=9)[0]
+
+
+@pytest.fixture(scope="module")
+def complete(near: nn.Module, scene: Tensor, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("stores") / "whole"
+    assert fill(near, scene, path).finished
+    return path
+
+
+def test_a_store_holds_the_drops(near: nn.Module, scene: Tensor, complete: Path) -> None:
+    store = Store.view(complete)
+    assert len(store.units) > 3
+    expected = whole(near, scene, window=16, stride=16)
+    parts = [store.read(unit) for unit in range(len(store.units))]
+    order = {tuple(box): i for i, box in enumerate(expected.boxes.tolist())}
+    rows = [order[tuple(box)] for part in parts for box in part["boxes"].tolist()]
+    assert sorted(rows) == list(range(len(expected.boxes)))
+    drops = torch.from_numpy(np.concatenate([part["drops"] for part in parts]))
+    largest = float(expected.drops.abs().max())
+    assert largest > 0
+    assert float((drops - expected.drops[0, rows]).abs().max()) <= 1e-5 * largest
+    np.testing.assert_allclose(store.base, expected.base[0].numpy(), rtol=1e-5)
+    zarr = pytest.importorskip("zarr")
+    assert zarr.open(str(complete), mode="r")["drops"].shape[1] == 5
+    assert status(complete)["finished"]
+
+
+def test_shards_and_interruptions_give_the_same_bytes(
+    near: nn.Module, scene: Tensor, complete: Path, tmp_path: Path
+) -> None:
+    shards = tmp_path / "shards"
+    assert not fill(near, scene, shards, shard=(1, 3)).finished
+    assert not fill(near, scene, shards, shard=(0, 3)).finished
+    some = status(shards)["units_done"]
+    assert 0 < some < len(Store.view(complete).units)
+    assert fill(near, scene, shards, shard=(0, 1)).finished  # another number of processes
+    assert tree(shards) == tree(complete)
+
+    damaged = tmp_path / "damaged"
+    shutil.copytree(complete, damaged)
+    chunk = max((damaged / "drops").rglob("c*"), key=lambda path: path.is_file())
+    chunk.write_bytes(chunk.read_bytes()[:-9])
+    assert fill(near, scene, damaged).finished
+    assert tree(damaged) == tree(complete)
+
+
+def test_a_finished_store_is_not_computed_again(
+    near: nn.Module, scene: Tensor, complete: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = {path: path.stat().st_mtime_ns for path in complete.rglob("*") if path.is_file()}
+
+    def never(*_: Any) -> None:
+        raise AssertionError("computed again")
+
+    monkeypatch.setattr("backsight.sweep.units.UnitSweep.run", never)
+    assert fill(near, scene, complete).finished
+    assert {p: p.stat().st_mtime_ns for p in complete.rglob("*") if p.is_file()} == before
+
+
+@pytest.mark.parametrize("what", ["model", "image", "setting"])
+def test_a_store_of_something_else_is_refused(
+    near: nn.Module, scene: Tensor, complete: Path, what: str
+) -> None:
+    before = tree(complete)
+    model, image, more = copy.deepcopy(near), scene, {}
+    if what == "model":
+        model[0].weight.data[0, 0, 0, 0] += 1e-3
+    elif what == "image":
+        image = scene.clone()
+        image[0, 7, 7] += 1e-3
+    else:
+        more = {"baseline": 0.5}
+    name = {"model": "model", "image": "fingerprint", "setting": "baseline"}[what]
+    with pytest.raises(ValueError, match=f"was made for another run: .*{name}"):
+        fill(model, image, complete, **more)
+    assert tree(complete) == before
+
+
+RUN = """
+import sys, torch
+sys.path.insert(0, {tests!r})
+from pathlib import Path
+from test_large import fill, of_small_fields, random_images
+torch.set_num_threads(1)
+fill(of_small_fields(), random_images((3, 300, 280), 1, seed=9)[0], Path({path!r}))
+"""
+
+
+def test_killed_at_random_instants_it_finishes_with_the_same_bytes(
+    tmp_path: Path,
+) -> None:
+    path, clean = tmp_path / "killed", tmp_path / "clean"
+    code = RUN.format(tests=str(Path(__file__).parent), path=str(path))
+    kills, drawn = 0, random.Random(0)
+    for _ in range(4):
+        run = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE)
+        done = 0
+        try:
+            while run.poll() is None:
+                now = status(path)["units_done"] if (path / "zarr.json").exists() else 0
+                if now > done or (now and drawn.random() < 0.2):
+                    run.send_signal(signal.SIGKILL)
+                    kills += 1
+                    break
+                time.sleep(0.002)
+        finally:
+            _, error = run.communicate()
+        assert run.returncode in (0, -signal.SIGKILL), error.decode()
+    assert kills
+    subprocess.run([sys.executable, "-c", code], check=True)
+    clean_code = RUN.format(tests=str(Path(__file__).parent), path=str(clean))
+    subprocess.run([sys.executable, "-c", clean_code], check=True)
+    assert status(path)["finished"]
+    assert tree(path) == tree(clean)

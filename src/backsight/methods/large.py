@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
+from os import PathLike
 from typing import Any, Protocol
 
 import numpy as np
@@ -14,6 +17,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from .._version import __version__
 from ..graph import CaptureError, Graph, capture
 from ..graph.fold import fold_batch_norms
 from ..graph.lower import lower
@@ -22,7 +26,9 @@ from ..models.call import Call, Model, Output
 from ..models.precision import alone
 from ..models.prepare import check_finite, check_fit, close
 from ..models.subject import Subject
+from ..occlusion_store import Store
 from ..ops.packs import Packs
+from ..sources import open_source
 from ..sweep.allocator import give_back, reuse
 from ..sweep.content import Picture
 from ..sweep.grid import Grid, explicit, grid, per_axis
@@ -50,8 +56,11 @@ class Regions(Protocol):
     @property
     def dtype(self) -> npt.DTypeLike: ...
 
-    def read(self, box: Box) -> npt.NDArray[Any]:
-        """(channels, *box) of a half-open box, one (start, stop) per axis."""
+    def read(self, box: Sequence[int]) -> npt.NDArray[Any]:
+        """(channels, *sizes) of a half-open box, starts then ends along the spatial axes."""
+
+    def fingerprint(self) -> str:
+        """Equal for equal images; asked for when the result is stored."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +90,7 @@ class LargePlan:
 
 def large_occlusion(
     model: Model | Network,
-    image: Tensor | npt.NDArray[Any] | Regions,
+    image: str | PathLike[str] | Tensor | npt.NDArray[Any] | Regions,
     *,
     window: int | Sequence[int],
     stride: int | Sequence[int] | None = None,
@@ -93,9 +102,11 @@ def large_occlusion(
     targets: Sequence[int] | None = None,
     top: int | None = None,
     memory: int = MEMORY,
+    store: str | PathLike[str] | None = None,
+    shard: tuple[int, int] | None = None,
     show_progress: bool = False,
     device: torch.device | str | None = None,
-) -> Occlusion:
+) -> Occlusion | Store:
     """`occlusion` of one image of any size, in bounded memory.
 
     The drops are those of `occlusion`. Activations exist only for the region that some neighbouring
@@ -105,9 +116,10 @@ def large_occlusion(
     Args:
         model: a zoo.Network, or a module from images to scores (images, classes), in evaluation
             mode, whose graph can be captured. It is not changed.
-        image: (channels, *spatial), an array, a tensor, or anything that is read region by region.
-            With a zoo.Network, pixels (3, H, W) of 8 bits, which are normalised as its photos are
-            and neither scaled nor cropped; otherwise floating point, as the model takes it.
+        image: (channels, *spatial), an array, a tensor, a path (.npy, zarr, TIFF and its pyramids,
+            photos), or what `backsight.sources.open_source` has opened. With a zoo.Network, pixels
+            (3, H, W) of 8 bits, which are normalised as its photos are and neither scaled nor
+            cropped; otherwise floating point, as the model takes it.
         window, stride, edge: of the boxes, in pixels, as for `occlusion`.
         roi: regions of interest: boxes (any, 2·D), half-open, starts then ends, in pixels; or a
             mask over the whole image, of any size. Only positions whose box has its centre in one
@@ -117,14 +129,24 @@ def large_occlusion(
         output: which output of a model that returns several.
         probability, targets, top: as for `occlusion`.
         memory: bytes that the sweep may take beside the model and the result.
+        store: a folder to write the drops to, unit by unit, in zarr format 3. If it holds a part of
+            the same sweep, that is taken up: a killed run is finished by the same call, and the
+            store then has the bytes of one that was not killed. It holds neither clock nor host.
+        shard: (i, n) for the i-th of n processes on one store, from 0: each computes units of its
+            own. Whichever number of processes takes a store up, units that are missing are shared
+            out among them.
         show_progress: show a progress bar on stderr.
         device: where to compute; default: where the model is.
 
     Returns:
-        An `Occlusion`; `boxes` are those of the positions that were computed.
+        An `Occlusion`, whose `boxes` are those of the positions that were computed; or, of a store,
+        a view of it, finished unless other shards are still at work.
 
     Raises:
-        ValueError: an argument does not fit; the model reads large maps as a whole in its middle
+        RuntimeError: another run is writing to the store.
+        OSError: the store cannot be written to, or the disk is full; what is whole stays.
+        ValueError: an argument does not fit, or the store is of another sweep, and how it differs;
+            the model reads large maps as a whole in its middle
             (squeeze and excitation, group or instance norm, attention) or cannot be captured; or
             the memory is too small, and then how much would do.
     """
@@ -141,6 +163,10 @@ def large_occlusion(
         memory=memory,
         device=device,
     )
+    if store is not None:
+        return task.fill(store, shard, show_progress)
+    if shard is not None:
+        raise ValueError("expected a store for the result of a shard, got none")
     return task.run(show_progress)
 
 
@@ -166,6 +192,7 @@ class Large:
             raise ValueError(f"expected memory to be a positive number of bytes, got {memory!r}")
         self.subject = Subject.of(model, device)
         self.image = _regions(image)
+        self.baseline, self.output, self.readout = baseline, output, readout
         self.shape = tuple(self.image.shape)
         self.memory = memory
         if not 2 <= len(self.shape) <= 4 or not prod(self.shape):
@@ -226,6 +253,75 @@ class Large:
             whole.targets,
         )
 
+    def fill(
+        self,
+        path: str | PathLike[str],
+        shard: tuple[int, int] | None = None,
+        show_progress: bool = False,
+    ) -> Store:
+        """The units of this shard that a store is missing, into it."""
+        first, step = _shard(shard)
+        outputs = self.readout.columns(self.sweep.graph.outputs)
+        wide = torch.float64 if self.like.dtype == torch.float64 else torch.float32
+        with Store.begin(
+            path,
+            self.meta(),
+            units=[len(unit.positions) for unit in self.units],
+            outputs=outputs,
+            axes=len(self.shape) - 1,
+            dtype=str(wide).removeprefix("torch."),
+            shared=shard is not None,
+        ) as store:
+            if store.finished and len(store.done) == len(self.units):
+                return Store.view(path)
+            done = store.done
+            missing = [i for i in range(len(self.units)) if i not in done and i % step == first]
+            if missing or store.base is None:
+                found = self.drops([self.units[i] for i in missing], show_progress)
+                for number, (unit, drops) in zip(missing, found, strict=True):
+                    boxes = self.grid.boxes[torch.from_numpy(unit.positions)]
+                    store.write(number, drops.drops[0].cpu().numpy(), boxes=boxes.numpy())
+                reading = self.sweep.base()
+                store.write_base(reading.base[0].double().cpu().numpy())
+            if len(store.done) == len(self.units):
+                targets = self.sweep.base().targets
+                store.finish({"targets": None if targets is None else targets[0].tolist()})
+        return Store.view(path)
+
+    def meta(self) -> dict[str, Any]:
+        """What the result depends on, in plain values: equal for runs that give equal bytes."""
+        readout = self.readout
+        return {
+            "model": self._fingerprint(),
+            "image": {"shape": list(self.shape), "fingerprint": self.image.fingerprint()},
+            "boxes": hashlib.sha256(self.grid.boxes.numpy().tobytes()).hexdigest(),
+            "baseline": np.asarray(self.baseline, np.float64).reshape(-1).tolist(),
+            "output": self.output,
+            "probability": readout.probability,
+            "targets": None if readout.targets is None else list(readout.targets),
+            "top": readout.top,
+            "memory": self.memory,
+            "dtype": str(self.like.dtype).removeprefix("torch."),
+            "machine": _machine(self.like.device),
+            "threads": torch.get_num_threads(),
+            "versions": {
+                "backsight": __version__,
+                "torch": torch.__version__,
+                "numpy": np.__version__,
+            },
+        }
+
+    def _fingerprint(self) -> str:
+        """Of the operations, weights and preprocessing."""
+        found = hashlib.sha256(repr(self.subject.preprocessing).encode())
+        for node in self.sweep.graph.nodes:
+            found.update(f"{node.label} {node.kind.name} {node.inputs} {node.shape}".encode())
+            if isinstance(node.value, Tensor) and node.value.layout == torch.strided:
+                values = node.value.detach().cpu().contiguous()
+                found.update(f"{values.dtype} {tuple(values.shape)}".encode())
+                found.update(values.flatten().view(torch.uint8).numpy().data)
+        return found.hexdigest()
+
     def drops(
         self, units: Sequence[Unit], show_progress: bool = False
     ) -> Iterator[tuple[Unit, Drops]]:
@@ -270,7 +366,7 @@ class Large:
         )
 
         def read(box: Box) -> Tensor:
-            values = self.image.read(box)
+            values = self.image.read([*(s for s, _ in box), *(e for _, e in box)])
             if preprocessing is not None:
                 taken = preprocessing.tensor(np.ascontiguousarray(values.transpose(1, 2, 0)))
             else:
@@ -339,33 +435,32 @@ class Large:
         return Picture(color)
 
 
-class _Array:
-    """An array in memory, or mapped into it, as regions."""
+def _machine(device: torch.device) -> str:
+    """What the bits of a result depend on: the instruction set, or the GPU."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return torch.backends.cpu.get_cpu_capability()
 
-    def __init__(self, values: Any) -> None:
-        self.values = values
-        self.shape = tuple(values.shape)
-        self.dtype = values.dtype
 
-    def read(self, box: Box) -> npt.NDArray[Any]:
-        found: npt.NDArray[Any] = np.asarray(
-            self.values[(slice(None), *(slice(start, stop) for start, stop in box))]
-        )
-        return found
+def _shard(shard: tuple[int, int] | None) -> tuple[int, int]:
+    if shard is None:
+        return 0, 1
+    first, count = shard
+    if not 0 <= first < count:
+        raise ValueError(f"expected a shard (i, n) with i from 0 to n - 1, got {shard!r}")
+    return first, count
 
 
 def _regions(image: Any) -> Regions:
-    if isinstance(image, Tensor):
-        image = image.detach().cpu().numpy()
-    if isinstance(image, np.ndarray):
-        return _Array(image)
     if all(hasattr(image, name) for name in ("shape", "dtype", "read")):
         found: Regions = image
         return found
-    raise ValueError(
-        "expected an image (channels, *spatial) as an array, a tensor or a source, got"
-        f" {type(image).__name__}"
-    )
+    if not isinstance(image, Tensor | np.ndarray | str | os.PathLike):
+        raise ValueError(
+            "expected an image (channels, *spatial) as an array, a tensor, a path or a source, got"
+            f" {type(image).__name__}"
+        )
+    return open_source(image.detach().cpu() if isinstance(image, Tensor) else image)
 
 
 def _positions(
