@@ -77,6 +77,6 @@ def test_faithfulness(name: str, report: Report, benchmark: Any) -> None:
     report.remark(
         SECTION,
         "The loop makes a picture a step and stacks them; the best of batches 1, 8 and 32. Both"
-        " blur the image by backsight.baselines.blur. Ours runs the image once for the two ends that are"
-        " the image itself; batch 32.",
+        " blur the image by backsight.baselines.blur. Ours runs the image once for the two ends"
+        " that are the image itself, in batches of its own choice.",
     )

@@ -123,7 +123,7 @@ def saliency(
     maps = found.gradients.abs().amax(1)
     flat = maps.flatten(1)
     kept = max(1, round((1 - threshold) * flat.shape[1]))
-    least = flat.topk(kept, 1).values[:, -1:]
+    least = flat.topk(kept, 1, sorted=False).values.amin(1, keepdim=True)
     masks = ((flat >= least) & (flat > 0)).view_as(maps)
     pictures = subject.pictures(images)
     return Saliency(maps, masks, found.scores, pictures, found.labels, threshold)
