@@ -12,8 +12,8 @@ import backsight
 from harness import QUICK, Report, alternate, build, photo
 from nets import random_images, vgg16
 
-SECTION = "Style transfer with VGG16 at 160²"
-SIZE, STEPS, WEIGHT = 160, 10, 1e3
+SECTION = "Style transfer with VGG16 at 128²"
+SIZE, STEPS, WEIGHT = 128, 30, 1e3
 CONTENT, STYLE = 20, (1, 6, 11, 18, 25)  # relu4_2; relu1_1 to relu4_1 and relu5_1
 
 

@@ -171,7 +171,9 @@ def style(
         found, count = _minimised(lambda x: losses.total(x, style_weight), x, steps, bar)
         found = pixels.kept(found)
         with torch.no_grad():
-            return found, torch.cat([losses(x), losses(found)]), count
+            last = losses(found)
+        assert losses.first is not None
+        return found, torch.cat([losses.first, last]), count
 
     with (
         AveragePools() if average_pools else contextlib.nullcontext(),
@@ -214,6 +216,7 @@ class _Losses:
     ) -> None:
         self.run, self.contents, self.styles = run, contents, styles
         self.names = list({**contents, **styles})
+        self.first: Tensor | None = None  # what the first picture's were
         with torch.no_grad():
             self.photo, self.painting = self._seen(photo), self._seen(painting)
             self.grams = {name: _mean_gram(self.painting[name]) for name in styles}
@@ -235,7 +238,10 @@ class _Losses:
             / (4 * found[name].shape[1] ** 2)
             for name, weight in self.styles.items()
         ]
-        return torch.stack([torch.stack(content).sum(), torch.stack(style).sum()])[None]
+        losses = torch.stack([torch.stack(content).sum(), torch.stack(style).sum()])[None]
+        if self.first is None:
+            self.first = losses.detach()
+        return losses
 
     def total(self, picture: Tensor, style_weight: float) -> Tensor:
         """(1,)"""

@@ -89,9 +89,11 @@ class Pixels:
         """Changes along gradients (images, channels, *spatial): of each image so many levels in the
         mean over its values; 0 where a gradient is 0.
         """
-        size = (gradients / self.level).abs().flatten(1).mean(1)
+        space = tuple(range(2, gradients.ndim))
+        sums = torch.linalg.vector_norm(gradients, 1, space, keepdim=True) / self.level
+        size = sums.mean(1, keepdim=True) / gradients[0, 0].numel()
         scale = torch.where(size > 0, levels / size, 0.0)
-        return gradients * scale.view(-1, *(1,) * (gradients.ndim - 1)).to(gradients.dtype)
+        return gradients * scale.to(gradients.dtype)
 
     def pictures(self, images: Tensor) -> Tensor:
         """The pictures (images, H, W, 3) uint8 RGB that images show, as `Subject.pictures`; for a
