@@ -55,7 +55,9 @@ def smallest(model: nn.Module, image: Any, memory: int, **arguments: Any) -> Lar
     """The task in the least memory that will do, from so much on."""
     while True:
         try:
-            return task(model, image, memory, **arguments)
+            made = task(model, image, memory, **arguments)
+            assert made.units
+            return made
         except ValueError as error:
             if "memory" not in str(error) or memory > 1 << 26:
                 raise

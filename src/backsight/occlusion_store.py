@@ -23,6 +23,7 @@ import json
 import os
 import re
 import shutil
+import time
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -46,6 +47,8 @@ _LOCK = ".lock"
 _ARRAYS = ("base", "boxes", "drops", "scores")
 _COLUMNS = {"boxes": "bound", "drops": "output", "scores": "output"}
 _DTYPES = ("float16", "float32", "float64")
+#: Seconds that a writer who shares a store waits for one who does not.
+_PATIENCE = 10.0
 _TEMPORARY = re.compile(r"\..*\.\d+-[0-9a-f]{8}\.tmp")
 
 #: What a write may run into that leaves the rest of a store whole.
@@ -232,20 +235,14 @@ class Store:
         with _sentence(f"cannot make the store {folder}"):
             folder.mkdir(parents=True, exist_ok=True)
         try:
+            if shared and resume:
+                _make_alone(folder, plain, layout)
             with _Lock.held(folder, shared) as lock:
                 if (folder / _META).exists():
                     if resume:
                         return cls._resumed(folder, lock, plain, layout)
                     raise ValueError(f"expected a new or empty folder, got the store {folder}")
-                _only_remains(folder)
-                try:
-                    root = _make(folder, plain, layout)
-                except BaseException:
-                    # Interrupted after the last file, it is a store, and stays.
-                    if not (folder / _META).exists():
-                        _only_remains(folder)
-                    raise
-                return cls(folder, lock, root)
+                return cls(folder, lock, _make(folder, plain, layout))
         except BaseException:
             if made:
                 with contextlib.suppress(OSError):
@@ -470,8 +467,16 @@ class _Lock:
             f"another run is writing to the store {folder}: wait until it has ended"
         )
         with _sentence(f"cannot write to the store {folder}"):
-            while not self._taken(busy):
-                pass
+            # Whoever shares a store has it alone for as long as making it takes.
+            patience = time.monotonic() + (_PATIENCE if shared else 0)
+            while True:
+                try:
+                    if self._taken(busy):
+                        break
+                except RuntimeError:
+                    if time.monotonic() > patience:
+                        raise
+                    time.sleep(0.01)
         self._all.add(self)
 
     def _taken(self, busy: RuntimeError) -> bool:
@@ -562,6 +567,7 @@ def _layout(
 
 def _make(folder: Path, meta: dict[str, Any], layout: _Layout) -> dict[str, Any]:
     """Write the metadata of a store that is empty yet."""
+    _only_remains(folder)
     root = {
         "format": _FORMAT,
         "layout": layout.plain(),
@@ -569,13 +575,36 @@ def _make(folder: Path, meta: dict[str, Any], layout: _Layout) -> dict[str, Any]
         "finished": False,
         "found": {},
     }
-    with _sentence(f"cannot make the store {folder}"):
-        for name, metadata in layout.metadata().items():
-            (folder / name).mkdir(exist_ok=True)
-            store.write_json(folder / name / _META, metadata)
-        # Last, so that a folder with a root is a whole store.
-        _write_root(folder, root)
+    try:
+        with _sentence(f"cannot make the store {folder}"):
+            for name, metadata in layout.metadata().items():
+                (folder / name).mkdir(exist_ok=True)
+                store.write_json(folder / name / _META, metadata)
+            # Last, so that a folder with a root is a whole store.
+            _write_root(folder, root)
+    except BaseException:
+        # Interrupted after the last file, it is a store, and stays.
+        if not (folder / _META).exists():
+            _only_remains(folder)
+        raise
     return root
+
+
+def _make_alone(folder: Path, meta: dict[str, Any], layout: _Layout) -> None:
+    """Make a store unless there is one: of several that want to share it, one at a time."""
+    patience = time.monotonic() + _PATIENCE
+    while not (folder / _META).exists():
+        try:
+            with _Lock.held(folder, False) as lock:
+                try:
+                    if not (folder / _META).exists():
+                        _make(folder, meta, layout)
+                finally:
+                    lock.release()
+        except RuntimeError:
+            if time.monotonic() > patience:
+                raise
+            time.sleep(0.01)
 
 
 def _chunk(unit: int) -> str:

@@ -6,10 +6,10 @@ from typing import Annotated
 
 import typer
 
-from backsight.cli.commands import network, occlusion, pictures, units, views, windows
+from backsight.cli.commands import large, network, occlusion, pictures, units, views, windows
 from backsight.cli.contents import DECISIONS, app, command
 
-__all__ = ["app", "network", "occlusion", "pictures", "units", "views", "windows"]
+__all__ = ["app", "large", "network", "occlusion", "pictures", "units", "views", "windows"]
 
 
 command(DECISIONS)(network.plan)  # behind all that it could be taken for

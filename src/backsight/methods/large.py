@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from math import prod
 from os import PathLike
 from typing import Any, Protocol
@@ -32,7 +33,7 @@ from ..sources import open_source
 from ..sweep.allocator import give_back, reuse
 from ..sweep.content import Picture
 from ..sweep.grid import Grid, explicit, grid, per_axis
-from ..sweep.readout import Drops, Readout
+from ..sweep.readout import Drops, Readout, check_targets
 from ..sweep.result import Occlusion
 from ..sweep.units import Unit, UnitSweep
 from ..zoo.network import Network
@@ -133,8 +134,7 @@ def large_occlusion(
             the same sweep, that is taken up: a killed run is finished by the same call, and the
             store then has the bytes of one that was not killed. It holds neither clock nor host.
         shard: (i, n) for the i-th of n processes on one store, from 0: each computes units of its
-            own. Whichever number of processes takes a store up, units that are missing are shared
-            out among them.
+            own. Another number of processes may take a store up.
         show_progress: show a progress bar on stderr.
         device: where to compute; default: where the model is.
 
@@ -203,10 +203,22 @@ class Large:
         self.call = Call(self.subject.model, (), self.like.new_empty(1, *[1] * 3), output)
         self.packs = Packs()
         self.packs.limit = memory // 8
+        self.content = self._content(baseline)
+
+    @cached_property
+    def sweep(self) -> UnitSweep:
+        """The model captured, and the positions in units."""
         with torch.no_grad(), alone(self.like.device):
             graph = self._captured()
-            self.sweep = UnitSweep(
-                graph, self.grid, self._read, self.like, self._content(baseline), readout, memory
+            check_targets(self.readout.targets or (), graph.outputs)
+            return UnitSweep(
+                graph,
+                self.grid,
+                self._read,
+                self.like,
+                self.content,
+                self.readout,
+                self.memory,
             )
 
     @property
@@ -261,19 +273,20 @@ class Large:
     ) -> Store:
         """The units of this shard that a store is missing, into it."""
         first, step = _shard(shard)
+        meta = self.meta()
+        if _is_finished(path, meta):
+            return Store.view(path)
         outputs = self.readout.columns(self.sweep.graph.outputs)
         wide = torch.float64 if self.like.dtype == torch.float64 else torch.float32
         with Store.begin(
             path,
-            self.meta(),
+            meta,
             units=[len(unit.positions) for unit in self.units],
             outputs=outputs,
             axes=len(self.shape) - 1,
             dtype=str(wide).removeprefix("torch."),
             shared=shard is not None,
         ) as store:
-            if store.finished and len(store.done) == len(self.units):
-                return Store.view(path)
             done = store.done
             missing = [i for i in range(len(self.units)) if i not in done and i % step == first]
             if missing or store.base is None:
@@ -312,14 +325,19 @@ class Large:
         }
 
     def _fingerprint(self) -> str:
-        """Of the operations, weights and preprocessing."""
-        found = hashlib.sha256(repr(self.subject.preprocessing).encode())
-        for node in self.sweep.graph.nodes:
-            found.update(f"{node.label} {node.kind.name} {node.inputs} {node.shape}".encode())
-            if isinstance(node.value, Tensor) and node.value.layout == torch.strided:
-                values = node.value.detach().cpu().contiguous()
-                found.update(f"{values.dtype} {tuple(values.shape)}".encode())
-                found.update(values.flatten().view(torch.uint8).numpy().data)
+        """Of the layers and what their forward functions do, the weights, and the preprocessing. A
+        function that a forward function calls may change unseen.
+        """
+        model = self.subject.module
+        found = hashlib.sha256(f"{model!r} {self.subject.preprocessing!r}".encode())
+        for name, module in model.named_modules():
+            found.update(f"{name} {type(module).__qualname__}".encode())
+            code = getattr(type(module).forward, "__code__", None)
+            found.update(code.co_code if code else b"")
+        for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+            values = tensor.detach().cpu().contiguous()
+            found.update(f"{name} {values.dtype} {tuple(values.shape)}".encode())
+            found.update(values.flatten().view(torch.uint8).numpy().data)
         return found.hexdigest()
 
     def drops(
@@ -433,6 +451,15 @@ class Large:
         if not np.isfinite(np.asarray(baseline, np.float64)).all():
             raise ValueError("expected a finite baseline, got NaN or infinity")
         return Picture(color)
+
+
+def _is_finished(path: str | PathLike[str], meta: dict[str, Any]) -> bool:
+    """Whether a store holds this very sweep, and all of it."""
+    try:
+        found = Store.view(path)
+    except (ValueError, OSError):
+        return False
+    return found.finished and found.meta == meta and len(found.done) == len(found.units)
 
 
 def _machine(device: torch.device) -> str:

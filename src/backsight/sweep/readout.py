@@ -90,7 +90,7 @@ class Reading:
         if readout.top is not None:
             self.targets = self._all.topk(min(readout.top, self.width), 1).indices
         elif readout.targets is not None:
-            chosen = torch.tensor(_checked(readout.targets, self.width), device=base.device)
+            chosen = torch.tensor(check_targets(readout.targets, self.width), device=base.device)
             self.targets = chosen.expand(len(base), -1)
         self.base = self._all if self.targets is None else self._all.gather(1, self.targets)
 
@@ -117,7 +117,8 @@ class Reading:
         return best
 
 
-def _checked(targets: Sequence[int], width: int) -> list[int]:
+def check_targets(targets: Sequence[int], width: int) -> list[int]:
+    """Targets among so many outputs, counted from the first."""
     for target in targets:
         if not -width <= target < width:
             raise ValueError(f"expected targets within {width} outputs, got {target}")

@@ -1,0 +1,125 @@
+"""``backsight large-occlusion``: images of any size, region by region, into a store."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from backsight._version import __version__
+from backsight.cli import parse
+from backsight.cli.contents import Shared
+from backsight.cli.reader import Reader
+from backsight.io import read_boxes, read_image
+from backsight.methods.large import Large
+from backsight.occlusion_store import status
+from backsight.sources import open_source
+from backsight.sweep.readout import Readout
+
+__all__ = ["Wanted", "occlude_large", "show_status"]
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What to compute, as the options gave it."""
+
+    window: str
+    stride: str | None
+    edge: str
+    roi: str | None
+    level: int
+    target: str | None
+    top: int | None
+    probability: str | None
+    memory: str
+    shard: str | None
+
+
+def occlude_large(image: Path, shared: Shared, wanted: Wanted) -> int:
+    """Do what the command says.
+
+    Raises:
+        ValueError, OSError, RuntimeError: bad input, a full disk, or a busy store; one sentence.
+    """
+    started = time.perf_counter()
+    shard = _shard(wanted.shard)
+    if wanted.probability is not None:
+        parse.one_of("--probability", wanted.probability, ("softmax", "sigmoid"))
+    if wanted.target is not None and wanted.top is not None:
+        raise ValueError("expected either --target or --top, got both")
+    reader = Reader(shared.source)
+    network = reader.network
+    with open_source(str(image), level=wanted.level) as source:
+        targets = None
+        if wanted.target is not None:
+            outputs = len(network.classes) if network.classes else 1 << 31
+            targets = (network.find(wanted.target, outputs),)
+        large = Large(
+            network,
+            source,
+            window=parse.pair("--window", wanted.window),
+            stride=None if wanted.stride is None else parse.pair("--stride", wanted.stride),
+            edge=wanted.edge,
+            roi=None if wanted.roi is None else _regions(wanted.roi),
+            baseline=0.0,
+            output=None,
+            readout=Readout(wanted.probability, None, targets, parse.count("--top", wanted.top)),
+            memory=parse.bytes_of("--memory", wanted.memory),
+            device=reader.device,
+        )
+        loaded = time.perf_counter()
+        large.fill(shared.output, shard, show_progress=not shared.quiet)
+    now = status(shared.output)
+    report: dict[str, Any] = {
+        "backsight": __version__,
+        "image": str(image),
+        "model": network.name,
+        "store": str(shared.output),
+        "status": now,
+        "seconds": {"load": loaded - started, "sweep": time.perf_counter() - loaded},
+    }
+    if shared.as_json:
+        print(json.dumps(report, ensure_ascii=False, allow_nan=False), flush=True)
+    else:
+        print(f"{shared.output}: {_far(now)}", flush=True)
+    return 0
+
+
+def show_status(store: Path, *, as_json: bool) -> int:
+    """Print how far a store is."""
+    now = status(store)
+    print(json.dumps(now) if as_json else f"{store}: {_far(now)}", flush=True)
+    return 0
+
+
+def _far(now: dict[str, Any]) -> str:
+    if now["finished"]:
+        return f"finished, {now['positions']} positions in {now['units']} units"
+    return (
+        f"{now['positions_done']} of {now['positions']} positions,"
+        f" {now['units_done']} of {now['units']} units"
+    )
+
+
+def _shard(given: str | None) -> tuple[int, int] | None:
+    """``"1/4"`` as (1, 4); without it, what torchrun says."""
+    if given is None:
+        count = int(os.environ.get("WORLD_SIZE", "1"))
+        return (int(os.environ.get("RANK", "0")), count) if count > 1 else None
+    match = re.fullmatch(r"\s*(\d+)\s*/\s*(\d+)\s*", given)
+    if not match or int(match[1]) >= int(match[2]):
+        raise ValueError(f"expected --shard as I/N with I from 0 to N - 1, got {given!r}")
+    return int(match[1]), int(match[2])
+
+
+def _regions(path: str) -> Any:
+    if Path(path).suffix.lower() in (".json", ".csv", ".npy"):
+        return read_boxes(path)
+    inside: Any = read_image(path).astype(np.float64).mean(2) >= 127.5
+    return inside

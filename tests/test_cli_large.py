@@ -1,0 +1,142 @@
+"""large-occlusion and status: a TIFF into a store, alone and by several processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import backsight
+from backsight.cli import run
+from backsight.occlusion_store import Store
+from backsight.zoo import Network, Preprocessing
+from test_large import tree
+
+tifffile = pytest.importorskip("tifffile")
+
+NETWORK = """
+import torch
+from torch import nn
+
+def make():
+    torch.manual_seed(3)
+    layers = [nn.Conv2d(3, 8, 5, stride=2), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(8, 8, 3)]
+    return nn.Sequential(*layers, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4))
+"""
+COMMAND = ["large-occlusion", "scene.tif", "--model", "own_network:make", "-q"]
+SMALL = ["--window", "24", "--stride", "16", "--memory", "1MiB"]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "own_network", raising=False)
+    Path("own_network.py").write_text(NETWORK, encoding="utf-8")
+    pixels = np.random.default_rng(0).integers(0, 256, (300, 260, 3), dtype=np.uint8)
+    tifffile.imwrite("scene.tif", pixels, tile=(64, 64), photometric="rgb")
+    return tmp_path
+
+
+def told(capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return found
+
+
+def test_a_tiff_becomes_the_store_of_its_drops(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run([*COMMAND, *SMALL, "--target", "2", "-o", "store", "--json"]) == 0
+    report = told(capsys)
+    assert report["status"]["finished"]
+    assert report["status"]["units"] > 1
+    import own_network
+
+    network = Network("own", own_network.make().eval(), Preprocessing())
+    image, _ = network.prepare(tifffile.imread("scene.tif"), full=True)
+    expected = backsight.occlusion(network, image, window=24, stride=16, targets=[2])
+    store = Store.view("store")
+    parts = [store.read(unit) for unit in range(len(store.units))]
+    order = {tuple(box): i for i, box in enumerate(expected.boxes.tolist())}
+    rows = [order[tuple(box)] for part in parts for box in part["boxes"].tolist()]
+    drops = torch.from_numpy(np.concatenate([part["drops"] for part in parts]))
+    largest = float(expected.drops.abs().max())
+    assert largest > 0
+    assert float((drops - expected.drops[0, rows]).abs().max()) <= 1e-5 * largest
+    assert run(["status", "store"]) == 0
+    assert "finished" in capsys.readouterr().out
+
+
+def test_regions_of_interest_from_files(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("roi.json").write_text("[[0, 0, 150, 130]]", encoding="utf-8")
+    mask = np.zeros((30, 26), np.uint8)
+    mask[:15, :13] = 255
+    Image.fromarray(mask).save("roi.png")
+    found = []
+    for roi in ("roi.json", "roi.png"):
+        assert run([*COMMAND, *SMALL, "--roi", roi, "-o", f"{roi}.store", "--json"]) == 0
+        found.append(told(capsys)["status"]["positions"])
+    assert found[0] == found[1] > 0
+
+
+@pytest.mark.parametrize("processes", [2, 4])
+def test_processes_share_a_store(folder: Path, processes: int) -> None:
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": os.pathsep.join([str(folder), *map(os.path.abspath, filter(None, sys.path))]),
+    }
+    backsight_command = ["-m", "backsight", *COMMAND, *SMALL]
+    alone = [sys.executable, *backsight_command, "-o", "alone"]
+    subprocess.run(alone, check=True, env=environment)
+    together = ["-m", "torch.distributed.run", f"--nproc-per-node={processes}", "--standalone"]
+    subprocess.run(
+        [sys.executable, *together, *backsight_command, "-o", "together"],
+        check=True,
+        env=environment,
+        capture_output=True,
+    )
+    assert Store.view("together").finished
+    assert tree(folder / "together") == tree(folder / "alone")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--shard", "3/2"], "--shard as I/N"),
+        (["--roi", "none.json"], "none.json"),
+        (["--target", "9"], "targets within 4 outputs"),
+        (["--target", "1", "--top", "2"], "either --target or --top"),
+        (["--memory", "4KB"], "of memory|windows of at most"),
+        (["--level", "3"], "level"),
+        (["--window", "400"], "no larger than the image"),
+    ],
+)
+def test_bad_input_ends_with_one_sentence(
+    folder: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], sentence: str
+) -> None:
+    assert run([*COMMAND, *SMALL, *arguments, "-o", "store"]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+
+    assert re.search(sentence, error), error
+    assert not Path("store").exists() or not any(Path("store").iterdir())
+
+
+def test_no_store_and_no_image_get_a_sentence(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["status", "nowhere"]) == 2
+    assert "nowhere" in capsys.readouterr().err
+    Path("scene.tif").write_bytes(Path("scene.tif").read_bytes()[:5000])
+    assert run([*COMMAND, *SMALL, "-o", "store"]) == 2
+    assert "scene.tif" in capsys.readouterr().err
