@@ -19,7 +19,7 @@ README = Path(__file__).resolve().parent.parent / "README.md"
 def test_python_examples_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    sweep, units, views, decoders, drop_ins = re.findall(
+    sweep, units, views, large, decoders, drop_ins = re.findall(
         r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL
     )
     shutil.copy(Path(skimage.__file__).parent / "data" / "coffee.png", tmp_path / "photo.png")
@@ -44,6 +44,12 @@ def test_python_examples_run(
     assert "CAM of espresso" in told
     for kind in ("Saliency", "Cam", "PredictionMaps"):
         assert Path(f"{kind}.png").read_bytes().startswith(b"\x89PNG")
+    tifffile = pytest.importorskip("tifffile")
+    pixels = np.tile(skimage.data.coffee(), (2, 1, 1))[:700, :560]
+    tifffile.imwrite("slide.tif", pixels, tile=(128, 128), photometric="rgb")
+    exec(large, names)
+    assert names["result"].size == (700, 560)
+    assert float(names["result"].drops.abs().max()) > 1
     exec(decoders, names)
     assert "2 modules swapped\n  0: ConvTranspose2d\n" in capsys.readouterr().out
     assert np.shape(names["images"]) == (8, 3, 64, 64)
