@@ -88,7 +88,7 @@ def test_regions_of_interest_from_files(folder: Path, capsys: pytest.CaptureFixt
     assert found[0] == found[1] > 0
 
 
-@pytest.mark.parametrize("processes", [2, 4])
+@pytest.mark.parametrize("processes", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_processes_share_a_store(folder: Path, processes: int) -> None:
     environment = {
         **os.environ,

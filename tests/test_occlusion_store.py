@@ -382,7 +382,8 @@ def test_status(tmp_path: Path, whole: Path) -> None:
     assert not status(whole)["finished"]
 
 
-def test_a_second_writer_is_refused(tmp_path: Path) -> None:
+def test_a_second_writer_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("backsight.occlusion_store._PATIENCE", 0.2)
     path = tmp_path / "a"
     with Store.create(path, META, **LAYOUT) as store:
         busy = "another run is writing to the store .*: wait until it has ended"

@@ -6,6 +6,7 @@ import os
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -53,7 +54,8 @@ class Result:
             raise ValueError(f"expected a path that ends in .npz or .png, got {os.fspath(path)}")
 
 
-def array(values: Tensor) -> Any:
+def array(values: Tensor) -> npt.NDArray[Any]:
     """A tensor of any dtype as an array; numpy has no bfloat16."""
     values = values.detach().cpu()
-    return (values.float() if values.dtype == torch.bfloat16 else values).numpy()
+    found: npt.NDArray[Any] = (values.float() if values.dtype == torch.bfloat16 else values).numpy()
+    return found

@@ -17,7 +17,6 @@ from backsight.cli.files import check_folder, write_all
 from backsight.cli.layer import (
     NAMED_RULES,
     SHADES,
-    array,
     check_channels,
     check_position,
     described,
@@ -29,6 +28,7 @@ from backsight.cli.layer import (
 from backsight.cli.photos import each, expanded, names
 from backsight.cli.reader import Photo, Reader, Source
 from backsight.cli.words import short
+from backsight.results import array
 from backsight.store import save_npz, write_bytes, write_json
 
 __all__ = ["Wanted", "project_photos"]

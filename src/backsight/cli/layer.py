@@ -15,12 +15,12 @@ from torch import Tensor, nn
 from backsight.cli.words import by
 from backsight.models.call import Call
 from backsight.projection.rules import RULES
+from backsight.results import array
 from backsight.zoo import Network
 
 __all__ = [
     "NAMED_RULES",
     "SHADES",
-    "array",
     "check_channels",
     "check_position",
     "described",
@@ -83,13 +83,6 @@ def picture(network: Network, signal: Tensor) -> npt.NDArray[Any]:
 def order(network: Network) -> str:
     """The network's order of channels."""
     return "BGR" if network.preprocessing.bgr else "RGB"
-
-
-def array(values: Tensor) -> npt.NDArray[Any]:
-    """A tensor of any dtype as an array; numpy has no bfloat16."""
-    values = values.detach().cpu()
-    found: npt.NDArray[Any] = (values.float() if values.dtype == torch.bfloat16 else values).numpy()
-    return found
 
 
 def described(

@@ -18,10 +18,10 @@ from backsight.cli.files import check_folder, write_all
 from backsight.cli.photos import each, expanded, names
 from backsight.cli.reader import Photo, Reader, Source
 from backsight.methods.dream import Dream
-from backsight.results import Result, array
-from backsight.store import write_bytes, write_json
+from backsight.results import array
+from backsight.store import write_bytes
 
-__all__ = ["dream_of_frames", "make_alone", "mixture", "units"]
+__all__ = ["dream_of_frames", "mixture", "units"]
 
 
 def units(texts: Sequence[str]) -> list[Any]:
@@ -44,49 +44,6 @@ def mixture(option: str, texts: Sequence[str]) -> dict[str, float] | list[str]:
         raise ValueError(
             f"expected {option} as NAME or NAME=WEIGHT, got {', '.join(texts)}"
         ) from None
-
-
-def make_alone(
-    name: str,
-    source: Source,
-    make: Callable[[Reader], Result],
-    *,
-    output: Path,
-    as_json: bool,
-) -> None:
-    """Write what is made for a network without a photo: name.png, .npz and .json, all or none.
-
-    Raises:
-        ValueError: bad input, in one sentence.
-        ImportError: something that is not installed, in one sentence.
-    """
-    check_folder(output)
-    started = time.perf_counter()
-    reader = Reader(source)
-    loaded = time.perf_counter()
-    found = make(reader)
-    done = time.perf_counter()
-    paths = {kind: output / f"{name}.{kind}" for kind in ("png", "npz", "json")}
-    report: dict[str, Any] = {
-        "backsight": __version__,
-        "model": reader.network.name,
-        **found.report(),
-        "seconds": {"load": loaded - started, name: done - loaded},
-        "files": {kind: str(path) for kind, path in paths.items()},
-    }
-    write_all(
-        output,
-        {
-            paths["png"]: found.save,
-            paths["npz"]: found.save,
-            paths["json"]: lambda path: write_json(path, report),
-        },
-    )
-    if as_json:
-        print(json.dumps(report, ensure_ascii=False, allow_nan=False), flush=True)
-        return
-    lines = [found.summary(), *(f"{kind}: {path}" for kind, path in paths.items())]
-    print("\n".join(lines), flush=True)
 
 
 def dream_of_frames(

@@ -23,7 +23,6 @@ from backsight.cli.files import check_folder, write_all
 from backsight.cli.layer import (
     NAMED_RULES,
     SHADES,
-    array,
     check_channels,
     described,
     order,
@@ -34,6 +33,7 @@ from backsight.cli.layer import (
 from backsight.cli.photos import Pictures, expanded
 from backsight.cli.reader import Photo, Reader, Source
 from backsight.cli.words import short
+from backsight.results import array
 from backsight.store import save_npz, write_bytes, write_json
 
 __all__ = ["Wanted", "draw_units"]

@@ -15,7 +15,7 @@ from backsight.cli.reader import Photo, Reader, Source
 from backsight.results import Result
 from backsight.store import write_json
 
-__all__ = ["show"]
+__all__ = ["alone", "show", "write"]
 
 
 def show(
@@ -43,30 +43,64 @@ def show(
         loaded = time.perf_counter()
         found = make(reader, photo)
         done = time.perf_counter()
-        stem = output / named[photo.path]
-        paths = {kind: Path(f"{stem}.{name}.{kind}") for kind in ("png", "npz", "json")}
         height, width = photo.pixels.shape[:2]
-        report: dict[str, Any] = {
-            "backsight": __version__,
-            "photo": str(photo.path),
-            "model": reader.network.name,
-            "image": {"height": height, "width": width},
-            **found.report(),
-            "seconds": {"load": loaded - started, name: done - loaded},
-            "files": {kind: str(path) for kind, path in paths.items()},
-        }
-        write_all(
-            output,
-            {
-                paths["png"]: found.save,
-                paths["npz"]: found.save,
-                paths["json"]: lambda path: write_json(path, report),
-            },
-        )
-        if as_json:
-            print(json.dumps(report, ensure_ascii=False, allow_nan=False), flush=True)
-            return
-        lines = [f"{photo.path.name} at {height} x {width}: {found.summary()}"]
-        print("\n".join([*lines, *(f"{kind}: {p}" for kind, p in paths.items())]), flush=True)
+        about = {"photo": str(photo.path), "image": {"height": height, "width": width}}
+        seconds = {"load": loaded - started, name: done - loaded}
+        stem = output / f"{named[photo.path]}.{name}"
+        head = f"{photo.path.name} at {height} x {width}: "
+        write(found, stem, reader.network.name, about, seconds, head=head, as_json=as_json)
 
     return each(list(named), lambda: Reader(source), do)
+
+
+def alone(
+    name: str, source: Source, make: Callable[[Reader], Result], *, output: Path, as_json: bool
+) -> None:
+    """Write what is found in a network without a photo: name.png, .npz and .json, all or none.
+
+    Raises:
+        ValueError: bad input, in one sentence.
+        ImportError: something that is not installed, in one sentence.
+    """
+    check_folder(output)
+    started = time.perf_counter()
+    reader = Reader(source)
+    loaded = time.perf_counter()
+    found = make(reader)
+    seconds = {"load": loaded - started, name: time.perf_counter() - loaded}
+    write(found, output / name, reader.network.name, {}, seconds, as_json=as_json)
+
+
+def write(
+    found: Result,
+    stem: Path,
+    model: str,
+    about: dict[str, Any],
+    seconds: dict[str, float],
+    *,
+    head: str = "",
+    as_json: bool,
+) -> None:
+    """Write a result as stem.png, .npz and .json, all of them or none, and tell of it."""
+    paths = {kind: Path(f"{stem}.{kind}") for kind in ("png", "npz", "json")}
+    report: dict[str, Any] = {
+        "backsight": __version__,
+        "model": model,
+        **about,
+        **found.report(),
+        "seconds": seconds,
+        "files": {kind: str(path) for kind, path in paths.items()},
+    }
+    write_all(
+        stem.parent,
+        {
+            paths["png"]: found.save,
+            paths["npz"]: found.save,
+            paths["json"]: lambda path: write_json(path, report),
+        },
+    )
+    if as_json:
+        print(json.dumps(report, ensure_ascii=False, allow_nan=False), flush=True)
+        return
+    lines = [f"{head}{found.summary()}", *(f"{kind}: {path}" for kind, path in paths.items())]
+    print("\n".join(lines), flush=True)

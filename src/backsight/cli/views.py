@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import math
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,15 +10,12 @@ import torch
 from torch import Tensor
 
 import backsight
-from backsight._version import __version__
 from backsight.cli import parse
-from backsight.cli.files import check_folder, write_all
-from backsight.cli.reader import Photo, Reader, Source
+from backsight.cli.reader import Photo, Reader
 from backsight.cli.words import by
 from backsight.methods.readings import PROBABILITIES
-from backsight.store import write_json
 
-__all__ = ["blank", "judged", "probability", "show_filters", "target_of", "turns"]
+__all__ = ["blank", "judged", "probability", "target_of", "turns"]
 
 _WINDOW, _STRIDE = 32, 8  # of the occlusion map that is judged, in pixels
 
@@ -87,36 +82,3 @@ def judged(option: str, text: str, index: int, reader: Reader, photo: Photo) -> 
             f" of {values.dtype}"
         )
     return torch.from_numpy(values.astype(np.float64))[None]
-
-
-def show_filters(source: Source, layer: str | None, *, output: Path, as_json: bool) -> int:
-    """Write the filters of a layer: filters.png, .npz and .json, all of them or none.
-
-    Raises:
-        ValueError: bad input, in one sentence.
-        ImportError: something that is not installed, in one sentence.
-    """
-    check_folder(output)
-    reader = Reader(source)
-    found = backsight.filters(reader.network, layer)
-    paths = {kind: output / f"filters.{kind}" for kind in ("png", "npz", "json")}
-    report: dict[str, Any] = {
-        "backsight": __version__,
-        "model": reader.network.name,
-        **found.report(),
-        "files": {kind: str(path) for kind, path in paths.items()},
-    }
-    write_all(
-        output,
-        {
-            paths["png"]: found.save,
-            paths["npz"]: found.save,
-            paths["json"]: lambda path: write_json(path, report),
-        },
-    )
-    if as_json:
-        print(json.dumps(report, ensure_ascii=False, allow_nan=False), flush=True)
-    else:
-        lines = [f"{reader.network.name}: {found.summary()}"]
-        print("\n".join([*lines, *(f"{kind}: {p}" for kind, p in paths.items())]), flush=True)
-    return 0

@@ -11,13 +11,13 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..models.call import Model
+from ..models.dataset import batches, length
 from ..models.precision import alone
 from ..models.stem import stem
 from ..models.subject import Subject
 from ..plots import Tile, tiles
 from ..results import Result, array
 from ..zoo.network import Network
-from .search import _batches, _length
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -143,9 +143,9 @@ def activations(
     first: list[Tensor] = []
     kept = 0
     run = None
-    bar = tqdm(total=_length(images), unit="image", disable=not show_progress)
+    bar = tqdm(total=length(images), unit="image", disable=not show_progress)
     with torch.no_grad(), alone(subject.device), bar:
-        for given, index in _batches(images, batch_size, 0):
+        for given, index in batches(images, batch_size, 0):
             if given is not None:
                 batch = subject.take(given)
                 run = run or stem(subject, layer, batch)

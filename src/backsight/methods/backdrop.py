@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from ..sweep.content import Picture
-from .occlusion import Baseline, _content
+from .occlusion import Baseline, content_of
 
 __all__ = ["Baseline", "backdrop"]
 
@@ -16,7 +16,7 @@ def backdrop(baseline: Baseline, images: Tensor) -> Tensor:
     Raises:
         ValueError: it does not fit the images, or is "inpaint", which needs a box.
     """
-    content = _content(baseline, images)
+    content = content_of(baseline, images)
     if not isinstance(content, Picture):
         raise ValueError(f"expected a baseline of a colour or a picture, got {baseline!r}")
     return content.picture

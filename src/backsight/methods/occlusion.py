@@ -174,7 +174,7 @@ class Task:
         self.positions = _positions(
             images.shape[1:], request.window, request.stride, request.edge, request.boxes
         )
-        self.content = _content(request.baseline, images)
+        self.content = content_of(request.baseline, images)
         self.memory = MEMORY if memory is None else memory
         if not isinstance(self.memory, int) or self.memory <= 0:
             raise ValueError(f"expected memory to be a positive number of bytes, got {memory!r}")
@@ -321,7 +321,7 @@ def _positions(
     return with_channels(grid(shape, sizes, strides, edge))
 
 
-def _content(baseline: Baseline, images: Tensor) -> Content:
+def content_of(baseline: Baseline, images: Tensor) -> Content:
     axes = images.ndim - 2
     if isinstance(baseline, str):
         if baseline == "inpaint":

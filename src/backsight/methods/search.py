@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,9 +21,10 @@ from tqdm import tqdm
 
 from ..graph.fields import Cells
 from ..models.call import Call, Model, Output, check_images
+from ..models.dataset import batches, image_of, length
 from ..models.precision import alone
 from ..models.prepare import Prepared, check_fit, prepare, verify
-from ..models.subject import Subject
+from ..models.subject import Subject, pictures_of
 from ..plots import Panel, panels, rows_of_pictures
 from ..projection.route import Route
 from ..results import Result, array
@@ -112,15 +113,15 @@ class TopActivations(Result):
             )
         if self.boxes.shape[2] != 4:
             raise ValueError(f"expected photos, got boxes of {self.boxes.shape[2] // 2} axes")
-        subject = Subject.of(network or _image)
+        how = network.preprocessing if network else None
         rows, labels = [], []
         for channel in channels:
             crops, lines = [], []
             for rank, (image, *_) in enumerate(self.units(channel)):
-                found = _image(images[image])
+                found = image_of(images[image])
                 assert found is not None
                 top, left, bottom, right = self.boxes[channel, rank].tolist()
-                crops.append(array(subject.pictures(found[None])[0])[top:bottom, left:right])
+                crops.append(array(pictures_of(found[None], how)[0])[top:bottom, left:right])
                 lines.append(f"{float(self.values[channel, rank]):.4g}")
             rows.append(crops)
             labels.append([f"channel {channel}\n{lines[0]}", *lines[1:]])
@@ -200,11 +201,11 @@ def top_activations(
     search.device = None if device is None else subject.device
     if checkpoint is not None:
         search.resume(Path(checkpoint))
-    total = _length(dataset)
+    total = length(dataset)
     with torch.no_grad(), tqdm(total=total, unit="image", disable=not show_progress) as bar:
         bar.update(search.count)
         written = time.monotonic()
-        for images, index in _batches(dataset, batch_size, search.count):
+        for images, index in batches(dataset, batch_size, search.count):
             search.see(images, index)
             bar.update(len(index))
             if checkpoint is not None and time.monotonic() - written > EVERY:
@@ -379,75 +380,3 @@ def _fingerprint(model: Model) -> str:
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
         digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
     return digest.hexdigest()
-
-
-def _length(dataset: Any) -> int | None:
-    """How many images there are, if that is known."""
-    if isinstance(dataset, torch.utils.data.DataLoader):
-        dataset = dataset.dataset
-    try:
-        return len(dataset) if hasattr(dataset, "__getitem__") else None
-    except TypeError:
-        return None
-
-
-def _batches(
-    dataset: Any, batch_size: int, done: int
-) -> Iterator[tuple[Tensor | None, Sequence[int]]]:
-    """Batches of images and their places in the data set, from image `done` on."""
-    if isinstance(dataset, Tensor):
-        for first in range(done, len(dataset), batch_size):
-            some = dataset[first : first + batch_size]
-            yield some, range(first, first + len(some))
-    elif hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__"):
-        yield from _collected(dataset, batch_size, done)
-    elif isinstance(dataset, Iterable):
-        first = 0
-        for batch in dataset:
-            images = _image(batch)
-            if images is None:
-                raise ValueError("expected batches of images, got None for one")
-            index = range(first, first + len(images))
-            first += len(images)
-            if first > done:
-                skip = max(0, done - index[0])
-                yield images[skip:], index[skip:]
-    else:
-        raise ValueError(
-            "expected a data set of images, by index or as an iterable of batches, got"
-            f" {type(dataset).__name__}"
-        )
-
-
-def _collected(
-    dataset: Any, batch_size: int, done: int
-) -> Iterator[tuple[Tensor | None, Sequence[int]]]:
-    """Single images in batches of one size."""
-    held: list[Tensor] = []
-    first = done
-
-    for i in range(done, len(dataset)):
-        image = _image(dataset[i])
-        if held and (image is None or image.shape != held[0].shape or len(held) == batch_size):
-            yield torch.stack(held), range(first, i)
-            held = []
-        if image is None:
-            yield None, [i]
-            first = i + 1
-            continue
-        if not held:
-            first = i
-        held.append(image)
-    if held:
-        yield torch.stack(held), range(first, len(dataset))
-
-
-def _image(found: Any) -> Tensor | None:
-    """The image, or the images, of what a data set gives."""
-    if isinstance(found, tuple | list) and found:
-        found = found[0]
-    if found is not None and not isinstance(found, Tensor):
-        raise ValueError(
-            f"expected a data set of tensors, alone or first in a tuple, got {type(found).__name__}"
-        )
-    return found

@@ -14,7 +14,7 @@ from ..zoo.network import Network, Preprocessing
 from .call import Model, check_images, unwrapped
 from .prepare import check_fit
 
-__all__ = ["Subject"]
+__all__ = ["Subject", "pictures_of"]
 
 
 @dataclass(frozen=True)
@@ -117,20 +117,25 @@ class Subject:
         return f"{kind} {index}"
 
     def pictures(self, images: Tensor) -> Tensor:
-        """The photos that (images, channels, H, W) show: (images, H, W, 3) uint8 RGB, on the CPU.
+        """The photos that images (images, channels, *spatial) show; see `pictures_of`."""
+        return pictures_of(images, self.preprocessing)
 
-        Without preprocessing, each image's values from its least to its largest; one channel is
-        gray, and of other counts than 3 the mean over the channels is shown. Images that have not
-        two spatial axes show nothing: (images, 0, 0, 3).
-        """
-        if images.ndim != 4:
-            return torch.zeros(len(images), 0, 0, 3, dtype=torch.uint8)
-        values = images.detach().cpu().float()
-        if self.preprocessing is not None and values.shape[1] == 3:
-            return torch.from_numpy(np.stack([self.preprocessing.photo(x) for x in values]))
-        if values.shape[1] not in (1, 3):
-            values = values.mean(1, keepdim=True)
-        least, most = values.amin((1, 2, 3), True), values.amax((1, 2, 3), True)
-        shades = (values - least).div_((most - least).clamp_min(torch.finfo(torch.float32).tiny))
-        shades = shades.mul_(255).round_().byte()
-        return shades.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).contiguous()
+
+def pictures_of(images: Tensor, preprocessing: Preprocessing | None) -> Tensor:
+    """The photos that (images, channels, H, W) show: (images, H, W, 3) uint8 RGB, on the CPU.
+
+    Without preprocessing, each image's values from its least to its largest; one channel is gray,
+    and of other counts than 3 the mean over the channels is shown. Images that have not two spatial
+    axes show nothing: (images, 0, 0, 3).
+    """
+    if images.ndim != 4:
+        return torch.zeros(len(images), 0, 0, 3, dtype=torch.uint8)
+    values = images.detach().cpu().float()
+    if preprocessing is not None and values.shape[1] == 3:
+        return torch.from_numpy(np.stack([preprocessing.photo(x) for x in values]))
+    if values.shape[1] not in (1, 3):
+        values = values.mean(1, keepdim=True)
+    least, most = values.amin((1, 2, 3), True), values.amax((1, 2, 3), True)
+    shades = (values - least).div_((most - least).clamp_min(torch.finfo(torch.float32).tiny))
+    shades = shades.mul_(255).round_().byte()
+    return shades.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).contiguous()

@@ -30,7 +30,6 @@ _FAINTEST = 0.4  # where in the half of the colour map the smallest values start
 _GRAY = 0.55  # how much contrast the photo keeps under the colours
 _OPAQUE = 0.85  # opacity of the largest value
 
-_OPAQUE = 0.85  # opacity of the largest value
 _CLASSES = 8  # so many classes get a colour of their own
 
 

@@ -90,8 +90,9 @@ def class_model(
     class-model.png, .npz and .json into DIR.
     """
     import backsight
-    from backsight.cli.pictures import make_alone, units
+    from backsight.cli.pictures import units
     from backsight.cli.reader import Reader, Source
+    from backsight.cli.view import alone
     from backsight.results import Result
 
     def make(reader: Reader) -> Result:
@@ -121,7 +122,7 @@ def class_model(
         dtype=dtype,
         device=device,
     )
-    make_alone("class-model", source, make, output=Path(out), as_json=as_json)
+    alone("class-model", source, make, output=Path(out), as_json=as_json)
 
 
 @on_photos(PICTURES)

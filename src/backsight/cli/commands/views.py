@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from backsight.methods.activations import Activations
     from backsight.methods.cam import Cam
     from backsight.methods.faithfulness import Faithfulness
+    from backsight.methods.filters import Filters
     from backsight.methods.receptive_field import ReceptiveField
     from backsight.methods.rotation import Rotation
     from backsight.methods.saliency import Saliency
@@ -227,8 +228,13 @@ def filters(
     """
     from pathlib import Path
 
+    import backsight
     from backsight.cli.reader import Source
-    from backsight.cli.views import show_filters
+    from backsight.cli.view import alone
 
     source = Source(model=model, weights=weights)
-    raise typer.Exit(show_filters(source, layer, output=Path(out), as_json=as_json))
+
+    def look(reader: "Reader") -> "Filters":
+        return backsight.filters(reader.network, layer)
+
+    alone("filters", source, look, output=Path(out), as_json=as_json)
