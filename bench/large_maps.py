@@ -184,7 +184,7 @@ def test_large(folder: Path, report: Report, benchmark: Any) -> None:
     report.remark(
         SECTION,
         f"ResNet-50 with random weights, boxes of {WINDOW} pixels, baseline 0, four outputs kept,"
-        f" fp32, a tiled TIFF; {MEMORY >> 30} GiB to stay within.",
+        f" fp32, a tiled TIFF; {MEMORY >> 30} GiB planned for.",
     )
 
 

@@ -106,7 +106,7 @@ def class_model(
     rescale: bool = False,
     limits: tuple[float, float] | None = None,
     seed: int | Sequence[int] = 0,
-    batch_size: int = 8,
+    batch_size: int = 4,
     show_progress: bool = False,
     device: torch.device | str | None = None,
 ) -> ClassModel:

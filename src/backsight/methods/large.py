@@ -75,7 +75,7 @@ class LargePlan:
         side: in pixels, of the squares that make a unit.
         flops: of the windows of an average unit, times the units.
         plain_flops: of one forward pass over the image.
-        memory: bytes that the sweep stays within, beside the model.
+        memory: bytes that regions and windows are planned for.
     """
 
     positions: int
@@ -129,7 +129,8 @@ def large_occlusion(
             per channel.
         output: which output of a model that returns several.
         probability, targets, top: as for `occlusion`.
-        memory: bytes that the sweep may take beside the model and the result.
+        memory: bytes that regions and windows are planned for; what libraries take beside them can
+            make the peak twice as much.
         store: a folder to write the drops to, unit by unit, in zarr format 3. If it holds a part of
             the same sweep, that is taken up: a killed run is finished by the same call, and the
             store then has the bytes of one that was not killed. It holds neither clock nor host.

@@ -56,7 +56,10 @@ def large_occlusion(
         ),
     ] = None,
     memory: Annotated[
-        str, typer.Option(metavar="BYTES", help="What to stay within, such as 4GiB.")
+        str,
+        typer.Option(
+            metavar="BYTES", help="What regions and windows are planned for, such as 4GiB."
+        ),
     ] = "2GiB",
     shard: Annotated[
         str | None,
