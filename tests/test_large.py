@@ -394,7 +394,9 @@ def test_killed_at_random_instants_it_finishes_with_the_same_bytes(
     path, clean = tmp_path / "killed", tmp_path / "clean"
     code = RUN.format(tests=str(Path(__file__).parent), path=str(path))
     kills, drawn = 0, random.Random(0)
-    for _ in range(4):
+    for _ in range(8):
+        if kills == 2:
+            break
         run = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE)
         done = 0
         try:
@@ -408,6 +410,8 @@ def test_killed_at_random_instants_it_finishes_with_the_same_bytes(
         finally:
             _, error = run.communicate()
         assert run.returncode in (0, -signal.SIGKILL), error.decode()
+        if run.returncode == 0 and not kills:  # it was done before it was seen at work
+            shutil.rmtree(path)
     assert kills
     subprocess.run([sys.executable, "-c", code], check=True)
     clean_code = RUN.format(tests=str(Path(__file__).parent), path=str(clean))
