@@ -7,7 +7,6 @@ where there is a Chromium.
 
 from __future__ import annotations
 
-import io
 import shutil
 import subprocess
 import sys
@@ -17,9 +16,7 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
-import skimage
 import torch
-from PIL import Image
 from torch import nn
 
 import backsight
@@ -30,16 +27,9 @@ from backsight.io import read_image
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parents[1] / "tests"))
 
+from drawing import COFFEE, draw, network  # noqa: E402
+
 from digits import digits, framed, held_out, train, trained  # noqa: E402
-
-COFFEE = Path(skimage.__file__).parent / "data" / "coffee.png"
-WIDTH = 700  # pixels
-LARGEST = 60_000  # bytes
-
-
-@cache
-def network() -> zoo.Network:
-    return zoo.squeezenet()
 
 
 @cache
@@ -127,20 +117,4 @@ PICTURES: tuple[Callable[[], bytes | None], ...] = (
 )
 
 if __name__ == "__main__":
-    for make in PICTURES:
-        name = make.__name__.replace("_", "-")
-        if sys.argv[1:] and name not in sys.argv[1:]:
-            continue
-        found = make()
-        if found is None:
-            print(f"{name}: not drawn, there is no chromium")
-            continue
-        picture = Image.open(io.BytesIO(found)).convert("RGB")
-        height = round(picture.height * WIDTH / picture.width)
-        picture = picture.resize((WIDTH, height), Image.Resampling.LANCZOS)
-        path = HERE / f"{name}.jpg"
-        for quality in range(85, 20, -5):
-            picture.save(path, quality=quality, optimize=True)
-            if path.stat().st_size <= LARGEST:
-                break
-        print(path, f"{path.stat().st_size / 1000:.0f} kB")
+    draw(PICTURES)

@@ -4,37 +4,23 @@
 
 from __future__ import annotations
 
-import io
-import sys
 from collections.abc import Callable
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import skimage
 import sklearn
-from PIL import Image
+from drawing import COFFEE, draw, network
 from torch import Tensor
 
 import backsight
 from backsight import zoo
 from backsight.io import read_image
-from backsight.plots import png
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-HERE = Path(__file__).resolve().parent
-COFFEE = Path(skimage.__file__).parent / "data" / "coffee.png"
 FLOWER = Path(sklearn.__file__).parent / "datasets" / "images" / "flower.jpg"
 CLASSES = ("goldfish", "tabby", "volcano", "espresso")
-WIDTH = 700  # pixels
-LARGEST = 60_000  # bytes
-
-
-@cache
-def network() -> zoo.Network:
-    return zoo.squeezenet()
 
 
 def prepared(network: zoo.Network, path: Path, size: int | None = None) -> Tensor:
@@ -64,16 +50,4 @@ def fool() -> Figure:
 PICTURES: tuple[Callable[[], Figure], ...] = (class_model, dream, style, fool)
 
 if __name__ == "__main__":
-    for make in PICTURES:
-        name = make.__name__.replace("_", "-")
-        if sys.argv[1:] and name not in sys.argv[1:]:
-            continue
-        picture = Image.open(io.BytesIO(png(make()))).convert("RGB")
-        height = round(picture.height * WIDTH / picture.width)
-        picture = picture.resize((WIDTH, height), Image.Resampling.LANCZOS)
-        path = HERE / f"{name}.jpg"
-        for quality in range(85, 30, -5):
-            picture.save(path, quality=quality, optimize=True)
-            if path.stat().st_size <= LARGEST:
-                break
-        print(path, f"{path.stat().st_size / 1000:.0f} kB")
+    draw(PICTURES)

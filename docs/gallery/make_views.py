@@ -2,38 +2,25 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable
 from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-import skimage
-from PIL import Image
+from drawing import COFFEE, draw, network
 from torch import Tensor
 
 import backsight
-from backsight import zoo
 from backsight.io import read_image
-from backsight.plots import png
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-HERE = Path(__file__).resolve().parent
 ESPRESSO = 967
-WIDTH = 700  # pixels
-LARGEST = 60_000  # bytes
-
-
-@cache
-def network() -> zoo.Network:
-    return zoo.squeezenet()
 
 
 @cache
 def coffee() -> Tensor:
-    return network().prepare(read_image(Path(skimage.__file__).parent / "data" / "coffee.png"))[0]
+    return network().prepare(read_image(COFFEE))[0]
 
 
 def saliency() -> Figure:
@@ -76,13 +63,4 @@ VIEWS: tuple[Callable[[], Figure], ...] = (
 )
 
 if __name__ == "__main__":
-    for view in VIEWS:
-        picture = Image.open(io.BytesIO(png(view()))).convert("RGB")
-        height = round(picture.height * WIDTH / picture.width)
-        picture = picture.resize((WIDTH, height), Image.Resampling.LANCZOS)
-        path = HERE / f"{view.__name__.replace('_', '-')}.jpg"
-        for quality in range(85, 30, -5):
-            picture.save(path, quality=quality, optimize=True)
-            if path.stat().st_size <= LARGEST:
-                break
-        print(path, f"{path.stat().st_size / 1000:.0f} kB")
+    draw(VIEWS)

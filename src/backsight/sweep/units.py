@@ -108,9 +108,10 @@ class UnitSweep:
         while not best or side < 2 * max(size):
             units = partitioned(self.grid, side)
             sweep = self._sweep(max(units, key=self._spread), None)
-            _check_windows(sweep.plan, self.memory // 4)
+            if not best:
+                _check_windows(sweep.plan, self.memory // 4)
             peak = self.maps.once_gathered(sweep.reads())
-            if peak > self.maps.room:
+            if peak > self.maps.room or sweep.plan.batch_bytes > self.memory // 4:
                 break
             best = side
             if len(units) == 1:
@@ -134,9 +135,8 @@ def _check_windows(plan: Plan, room: int) -> None:
     """Refuse a plan whose batches of one do not fit."""
     if plan.batch_bytes <= room:
         return
-    where = f", where {', '.join(plan.barriers[:3])} read large maps as a whole" * bool(
-        plan.barriers
-    )
+    names = ", ".join(plan.barriers[:3])
+    where = f", where {names} read maps as a whole" if names else ""
     raise ValueError(
         f"expected windows of at most {told_bytes(room)}, a quarter of the memory, got"
         f" {told_bytes(plan.batch_bytes)}{where}"
