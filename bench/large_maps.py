@@ -36,7 +36,8 @@ import torch
 torch.set_num_threads({threads})
 from memory import highest, resident
 from nets import resnet50
-from backsight.methods.large import Large
+from backsight.methods.large import Large, fill
+from backsight.methods.large.fill import description
 from backsight.sources import open_source
 from backsight.sweep.readout import Readout
 from backsight.zoo import Network, Preprocessing
@@ -56,7 +57,7 @@ job = Large(
 )
 times = {{}}
 if {fill}:
-    job.fill({store!r}, {shard!r})
+    fill(job, {store!r}, {shard!r})
     times["fill"] = time.perf_counter() - start
 else:
     plan = job.plan()
@@ -65,7 +66,7 @@ else:
     with job._computing():
         job.sweep.base()
     times["pass"] = time.perf_counter() - start
-    with Store.begin({store!r}, job.meta(), units=[len(u.positions) for u in job.units],
+    with Store.begin({store!r}, description(job), units=[len(u.positions) for u in job.units],
                      outputs=4, dtype="float32") as store:
         start, writing = time.perf_counter(), 0.0
         for number, (unit, drops) in enumerate(job.drops(job.units)):

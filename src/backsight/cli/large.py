@@ -17,7 +17,8 @@ from backsight.cli import parse
 from backsight.cli.contents import Shared
 from backsight.cli.reader import Reader
 from backsight.io import read_boxes, read_image
-from backsight.methods.large import Large
+from backsight.methods.large import Large, fill
+from backsight.methods.large.watch import Bars
 from backsight.occlusion_store import status
 from backsight.sources import open_source
 from backsight.sweep.readout import Readout
@@ -74,7 +75,7 @@ def occlude_large(image: Path, shared: Shared, wanted: Wanted) -> int:
             device=reader.device,
         )
         loaded = time.perf_counter()
-        large.fill(shared.output, shard, show_progress=not shared.quiet)
+        fill(large, shared.output, shard, None if shared.quiet else Bars())
     now = status(shared.output)
     report: dict[str, Any] = {
         "backsight": __version__,

@@ -1,0 +1,308 @@
+"""One sweep over a large image: what it needs, checked, and its drops unit by unit."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from math import prod
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from ...graph import CaptureError, Graph, capture
+from ...graph.fold import fold_batch_norms
+from ...graph.lower import lower
+from ...maps import Box
+from ...models.call import Call, Model, Output
+from ...models.precision import alone
+from ...models.prepare import check_finite, check_fit, close
+from ...models.subject import Subject
+from ...ops.packs import Packs
+from ...sources import open_source
+from ...sweep.allocator import give_back, reuse
+from ...sweep.content import Picture
+from ...sweep.readout import Drops, Readout, check_targets
+from ...sweep.result import Occlusion
+from ...sweep.units import Unit, UnitSweep
+from ...zoo.network import Network
+from .places import positions
+from .watch import Silent, Watch
+
+__all__ = ["Large", "LargePlan", "Regions"]
+
+#: The model is compared with its graph on an image of at most so many pixels a side.
+_SMALL = 512
+
+
+class Regions(Protocol):
+    """An image that is read region by region, such as `backsight.sources.open_source` opens."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(channels, *spatial)."""
+
+    @property
+    def dtype(self) -> npt.DTypeLike: ...
+
+    def read(self, box: Sequence[int]) -> npt.NDArray[Any]:
+        """(channels, *sizes) of a half-open box, starts then ends along the spatial axes."""
+
+    def fingerprint(self) -> str:
+        """Equal for equal images; asked for when the result is stored."""
+
+
+@dataclass(frozen=True)
+class LargePlan:
+    """What a sweep over a large image does.
+
+    Attributes:
+        positions: how many boxes.
+        units: how many runs of positions that share a region; what is lost where a process is
+            killed is one.
+        side: in pixels, of the squares that make a unit.
+        flops: of the windows of an average unit, times the units.
+        plain_flops: of one forward pass over the image.
+        memory: bytes that regions and windows are planned for.
+    """
+
+    positions: int
+    units: int
+    side: int
+    flops: int
+    plain_flops: int
+    memory: int
+
+    def as_dict(self) -> dict[str, Any]:
+        return dict(vars(self))
+
+
+class Large:
+    """One call of `large_occlusion`, its arguments checked, unit by unit."""
+
+    def __init__(
+        self,
+        model: Model | Network,
+        image: Any,
+        *,
+        window: int | Sequence[int],
+        stride: int | Sequence[int] | None,
+        edge: str,
+        roi: Any,
+        baseline: float | Sequence[float],
+        output: Output | None,
+        readout: Readout,
+        memory: int,
+        device: torch.device | str | None,
+    ) -> None:
+        if isinstance(memory, bool) or not isinstance(memory, int) or memory <= 0:
+            raise ValueError(f"expected memory to be a positive number of bytes, got {memory!r}")
+        self.subject = Subject.of(model, device)
+        self.image = _regions(image)
+        self.baseline, self.output, self.readout = baseline, output, readout
+        self.shape = tuple(self.image.shape)
+        self.memory = memory
+        if not 2 <= len(self.shape) <= 4 or not prod(self.shape):
+            raise ValueError(f"expected an image (channels, *spatial), got shape {self.shape}")
+        self.like = torch.empty(0, dtype=self.subject.dtype, device=self.subject.device)
+        self._read = self._reader()
+        self.grid = positions(self.shape[1:], window, stride, edge, roi)
+        self.call = Call(self.subject.model, (), self.like.new_empty(1, *[1] * 3), output)
+        self.packs = Packs()
+        self.packs.limit = memory // 8
+        self.content = self._content(baseline)
+
+    @cached_property
+    def sweep(self) -> UnitSweep:
+        """The model captured, and the positions in units."""
+        with torch.no_grad(), alone(self.like.device):
+            graph = self._captured()
+            check_targets(self.readout.targets or (), graph.outputs)
+            return UnitSweep(
+                graph,
+                self.grid,
+                self._read,
+                self.like,
+                self.content,
+                self.readout,
+                self.memory,
+            )
+
+    @property
+    def units(self) -> list[Unit]:
+        return self.sweep.units
+
+    def plan(self) -> LargePlan:
+        """What `run` would do."""
+        with torch.no_grad():
+            middle = self.sweep.plan(self.units[len(self.units) // 2])
+        share = middle.positions
+        windows = middle.flops - middle.plain_flops // share
+        positions = len(self.grid.boxes)
+        flops = windows * positions // share
+        one = middle.plain_flops // share
+        return LargePlan(positions, len(self.units), self.sweep.side, flops, one, self.memory)
+
+    def run(self, watch: Watch | None = None) -> Occlusion:
+        """All units, in memory."""
+        found: list[tuple[Unit, Drops]] = list(self.drops(self.units, watch))
+        parts = [drops for _, drops in found]
+        order = torch.from_numpy(np.concatenate([unit.positions for unit, _ in found]))
+        first = parts[0]
+        drops = torch.cat([p.drops for p in parts], 1)
+        best = torch.cat([p.most_probable for p in parts], 1)
+        back = torch.empty_like(order)
+        back[order] = torch.arange(len(order))
+        back = back.to(drops.device)
+        whole = Drops(
+            drops[:, back],
+            [null for p in parts for null in p.nulls],
+            first.base,
+            first.targets,
+            best[:, back],
+        )
+        return Occlusion(
+            whole.drops,
+            whole.base,
+            self.grid,
+            self.shape,
+            whole.noise_floor,
+            self.plan().as_dict(),
+            whole.most_probable,
+            whole.targets,
+        )
+
+    def drops(
+        self, units: Sequence[Unit], watch: Watch | None = None
+    ) -> Iterator[tuple[Unit, Drops]]:
+        """Some units and their drops, one after the other; first, one pass over the image."""
+        watch = watch or Silent()
+        with _phase(watch, "pass", prod(self.shape[1:])), self._computing():
+            self.sweep.base(watch.advance)
+            give_back()
+        with _phase(watch, "sweep", sum(len(unit.positions) for unit in units)):
+            for unit in units:
+                with self._computing():
+                    found = self.sweep.run(unit, watch.advance)
+                    empty = self.grid.empty[torch.from_numpy(unit.positions)]
+                    found.drops[:, empty.to(found.drops.device)] = 0
+                yield unit, found
+
+    @contextmanager
+    def _computing(self) -> Iterator[None]:
+        with torch.no_grad(), alone(self.like.device), reuse():
+            yield
+
+    def _reader(self) -> Callable[[Box], Tensor]:
+        """Regions as the model takes them, (1, channels, *box)."""
+        preprocessing, like = self.subject.preprocessing, self.like
+        kind = np.dtype(self.image.dtype)
+        if preprocessing is not None:
+            if kind != np.uint8 or len(self.shape) != 3 or self.shape[0] != 3:
+                raise ValueError(
+                    f"expected pixels (3, H, W) of uint8 for {self.subject.network.name},"  # type: ignore[union-attr]
+                    f" got {self.shape} of {kind}"
+                )
+        elif kind.kind != "f":
+            raise ValueError(
+                "expected an image of floating point, as the model takes it, or a zoo.Network,"
+                f" which knows how to normalise pixels; got {kind}"
+            )
+        form = {4: torch.channels_last, 5: torch.channels_last_3d}.get(
+            len(self.shape) + 1, torch.contiguous_format
+        )
+
+        def read(box: Box) -> Tensor:
+            values = self.image.read([*(s for s, _ in box), *(e for _, e in box)])
+            if preprocessing is not None:
+                taken = preprocessing.tensor(np.ascontiguousarray(values.transpose(1, 2, 0)))
+            else:
+                taken = torch.from_numpy(np.array(values))[None]
+            taken = taken.to(like.device, like.dtype)
+            if not bool(torch.isfinite(taken).all()):
+                raise ValueError(f"expected a finite image, got NaN or infinity within {box}")
+            return taken.contiguous(memory_format=form)
+
+        return read
+
+    def _captured(self) -> Graph:
+        """The model's graph for the size of the image, compared with the model on a part of it."""
+        module = self.subject.model
+        if isinstance(module, torch.nn.Module):
+            check_fit(module, self.like)
+            check_finite(module)
+        graph, steps = self._graph(self.shape)
+        output = graph.nodes[graph.output]
+        if output.spatial and prod(output.extent) > 1:
+            raise ValueError(
+                "expected a model that returns scores (images, classes), got maps"
+                f" {tuple(output.shape)}: average them in the model"
+            )
+        size = tuple(min(n, _SMALL) for n in self.shape[1:])
+        image = self._read(tuple((0, n) for n in size))
+        small, alike = graph, steps
+        if size != self.shape[1:]:
+            small, alike = self._graph(tuple(image.shape[1:]))
+        if alike != steps:
+            raise ValueError(
+                "expected a model that computes alike whatever the size of the image, got one"
+                f" whose operations differ between {self.shape[1:]} and {size}"
+            )
+        # The model itself may take views of contiguous images alone.
+        own = self.call(image.contiguous().clone()).reshape(1, -1)
+        if not close(small(image).reshape(1, -1), own):
+            raise ValueError(
+                "expected a model whose captured graph computes what it does, got another output"
+            )
+        return graph
+
+    def _graph(self, shape: Sequence[int]) -> tuple[Graph, list[str]]:
+        """The graph for images of a shape, and its operations as they were captured."""
+        try:
+            graph = capture(self.call, shape, self.like.dtype, self.like.device, (), within="model")
+        except CaptureError as error:
+            raise ValueError(
+                "expected a model whose graph can be captured, to compute it region by region, got"
+                f" one that cannot: {error}"
+            ) from error
+        return lower(fold_batch_norms(graph), self.packs), [node.label for node in graph.nodes]
+
+    def _content(self, baseline: float | Sequence[float]) -> Picture:
+        shape = (1, *self.shape)
+        try:
+            color = torch.as_tensor(baseline, dtype=self.like.dtype, device=self.like.device)
+            color = color.reshape(1, -1, *[1] * (len(shape) - 2)).expand(shape)
+        except (TypeError, ValueError, RuntimeError):
+            raise ValueError(
+                f"expected a baseline number, or one for each of {shape[1]} channels, got"
+                f" {baseline!r}"
+            ) from None
+        if not np.isfinite(np.asarray(baseline, np.float64)).all():
+            raise ValueError("expected a finite baseline, got NaN or infinity")
+        return Picture(color)
+
+
+@contextmanager
+def _phase(watch: Watch, phase: str, total: int) -> Iterator[None]:
+    watch.begin(phase, total)
+    try:
+        yield
+    finally:
+        watch.end()
+
+
+def _regions(image: Any) -> Regions:
+    if all(hasattr(image, name) for name in ("shape", "dtype", "read")):
+        found: Regions = image
+        return found
+    if not isinstance(image, Tensor | np.ndarray | str | os.PathLike):
+        raise ValueError(
+            "expected an image (channels, *spatial) as an array, a tensor, a path or a source, got"
+            f" {type(image).__name__}"
+        )
+    return open_source(image.detach().cpu() if isinstance(image, Tensor) else image)
