@@ -7,7 +7,7 @@ difference to who reads.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any, Protocol
@@ -34,6 +34,16 @@ class Tile:
     data: Tensor
     at: tuple[int, ...]
     extent: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Strip:
+    """A part of a map of one image in two pieces: rows kept of what was computed before, and those
+    computed now, which follow them.
+    """
+
+    kept: Tile
+    new: Tile
 
 
 class Maps(Protocol):
@@ -119,7 +129,7 @@ class TiledMaps:
             self._run({node: None})
         return self.flat[node]
 
-    def _needed(
+    def needed(
         self, wanted: Mapping[int, Box | None]
     ) -> tuple[dict[int, Box | None], dict[int, int]]:
         """What has to be computed for the wanted boxes (None: the whole value of what is no map),
@@ -130,9 +140,9 @@ class TiledMaps:
         for node in reversed(self.graph.nodes):
             if node.index not in needed or node.index in self.flat:
                 continue
-            if node.spatial and not node.kind.local and not self._is_given(node):
+            if node.spatial and not node.kind.local and not self.is_given(node):
                 needed[node.index] = whole(node)
-            for i, box in self._reads(node, needed[node.index]).items():
+            for i, box in self.reads(node, needed[node.index]).items():
                 held = needed.get(i)
                 needed[i] = box if box is None or held is None else hull(held, box)
                 last.setdefault(i, node.index)
@@ -140,36 +150,61 @@ class TiledMaps:
 
     def peak(self, wanted: Mapping[int, Box | None]) -> int:
         """The most bytes that maps take while the wanted boxes are computed."""
-        needed, last = self._needed(wanted)
+        needed, last = self.needed(wanted)
         live: dict[int, int] = {}
         peak = 0
-        for node in self.graph.nodes:
-            if (
-                node.index not in needed
-                or node.index in self.flat
-                or isinstance(node.kind, Constant)
-            ):
-                continue
-            # Beside what it computes, a node holds what it reads once more, with the padding.
-            read = sum(live.get(i, 0) for i in node.inputs)
-            live[node.index] = _bytes(node, needed[node.index])
-            peak = max(peak, sum(live.values()) + read)
+        for node in self._computed(needed):
+            live[node.index] = node_bytes(node, needed[node.index])
+            peak = max(peak, sum(live.values()) + self.beside(node, needed[node.index], needed))
             for i in node.inputs:
                 if last.get(i) == node.index and i not in wanted:
                     live.pop(i, None)
         return peak
+
+    def flops(self, wanted: Mapping[int, Box | None]) -> int:
+        """The operations that computing the wanted boxes takes."""
+        needed, _ = self.needed(wanted)
+        nodes = self.graph.nodes
+        return sum(
+            node.kind.flops(node, nodes) * cells(needed[node.index] or whole(node))
+            for node in self._computed(needed)
+        )
+
+    def _computed(self, needed: Mapping[int, Box | None]) -> Iterator[Node]:
+        """The nodes of those needed that are not there, in order."""
+        for node in self.graph.nodes:
+            there = node.index in self.flat or isinstance(node.kind, Constant)
+            if node.index in needed and not there:
+                yield node
+
+    def beside(self, node: Node, box: Box | None, held: Mapping[int, Box | None]) -> int:
+        """The bytes that a part of a map takes while it is computed, beside itself and its inputs:
+        what it reads once more where that is put together, and what its operation needs.
+        """
+        if not node.spatial or box is None or self.is_given(node):
+            return 0
+        found = 0.0
+        for i, span in self._spans(node, box).items():
+            if node.kind.local:
+                read = node_bytes(self.graph.nodes[i], span)
+                found += read * ((span != held.get(i)) + node.kind.workspace(node))
+        return round(found)
+
+    def make_room(self, node: Node, box: Box | None) -> None:
+        """A part of a map, or a value that is no map, is about to be computed."""
 
     def _run(self, wanted: Mapping[int, Box | None]) -> dict[int, Tile]:
         """Tiles of the wanted boxes, through one pass over the graph; None asks for a value that is
         no map.
         """
         nodes = self.graph.nodes
-        needed, last = self._needed(wanted)
+        needed, last = self.needed(wanted)
         tiles: dict[int, Tile] = {}
         for node in nodes:
             if node.index not in needed or node.index in self.flat:
                 continue
             box = needed[node.index]
+            self.make_room(node, box)
             if node.spatial:
                 assert box is not None
                 tiles[node.index] = Tile(
@@ -182,7 +217,7 @@ class TiledMaps:
                     tiles.pop(i, None)
         return tiles
 
-    def _reads(self, node: Node, box: Box | None) -> dict[int, Box | None]:
+    def reads(self, node: Node, box: Box | None) -> dict[int, Box | None]:
         """What `node` reads to compute `box` (None: its whole value)."""
         reads: dict[int, Box | None] = {}
         for i, rules in zip(node.inputs, node.rules or (None,) * len(node.inputs), strict=True):
@@ -192,37 +227,54 @@ class TiledMaps:
             elif rules is None or box is None or box == whole(node):
                 reads[i] = whole(source)
             else:
+                reads[i] = clip(self._spans(node, box)[i], source.extent)
+        return reads
+
+    def _spans(self, node: Node, box: Box) -> dict[int, Box]:
+        """The boxes that a part of a map reads of other maps, padding included."""
+        spans = {}
+        for i, rules in zip(node.inputs, node.rules, strict=True):
+            if rules is not None:
                 parts = [
                     (int(rule.origin(start, stop - start)), rule.span(stop - start))
                     for rule, (start, stop) in zip(rules, box, strict=True)
                 ]
-                reads[i] = clip(tuple((at, at + size) for at, size in parts), source.extent)
-        return reads
+                spans[i] = tuple((at, at + size) for at, size in parts)
+        return spans
 
-    def _is_given(self, node: Node) -> bool:
+    def is_given(self, node: Node) -> bool:
+        """Whether the whole value of a map is there."""
         return node.index in self.given or isinstance(node.kind, Constant)
 
     def _map(self, node: Node, box: Box, tiles: Mapping[int, Tile]) -> Tensor:
-        if self._is_given(node):
+        if self.is_given(node):
             data = self.given.get(node.index, node.value)
             data = data.expand(len(self.images), *data.shape[1:])
             return cut(Tile(data, (0,) * len(box), node.extent), box).data
         if box == whole(node):
             result: Tensor = self._whole(node, tiles)
             return result
+        return self._window(node, box, tiles)
+
+    def _window(self, node: Node, box: Box, tiles: Mapping[int, Tile | Strip]) -> Tensor:
+        """A part of a map from what it reads of its inputs."""
         at = np.tile(np.array([start for start, _ in box]), (len(self.images), 1))
         size = tuple(stop - start for start, stop in box)
         values: dict[int, Any] = {}
-        reads = {
-            i: place(where, s, self.images.device)
-            for i, (where, s) in window_reads(node, at, size).items()
-        }
+        reads = window_reads(node, at, size)
+        where = {i: place(*read, self.images.device) for i, read in reads.items()}
         for i in node.inputs:
             if i in reads:
-                values[i] = splice_base(tiles[i], self.index, reads[i], node.kind.outside(node))
+                origin, span = reads[i]
+                tile, there = tiles[i], tuple(map(int, origin[0]))
+                new = tile.new if isinstance(tile, Strip) else tile
+                if (new.at, new.data.shape[2:]) == (there, span):
+                    values[i] = new.data
+                else:
+                    values[i] = splice_base(tile, self.index, where[i], node.kind.outside(node))
             else:
                 values[i] = self.flat[i]
-        out: Tensor = node.kind.windows(node, values, reads, place(at, size, self.images.device))
+        out: Tensor = node.kind.windows(node, values, where, place(at, size, self.images.device))
         return out
 
     def _whole(self, node: Node, tiles: Mapping[int, Tile]) -> Any:
@@ -234,10 +286,15 @@ class TiledMaps:
         )
 
 
-def _bytes(node: Node, box: Box | None) -> int:
+def node_bytes(node: Node, box: Box | None) -> int:
     """Of one image's part of a map, or of its value that is no map."""
-    cells = prod(node.extent) if box is None else prod(stop - start for start, stop in box)
-    return node.shape[0] * cells * node.dtype.itemsize if node.shape else 0
+    size = prod(node.extent) if box is None else cells(box)
+    return node.shape[0] * size * node.dtype.itemsize if node.shape else 0
+
+
+def cells(box: Box) -> int:
+    """How many cells a box holds."""
+    return prod(stop - start for start, stop in box)
 
 
 def whole(node: Node) -> Box:
@@ -257,11 +314,15 @@ def cut(tile: Tile, box: Box) -> Tile:
     return Tile(data, tuple(s for s, _ in box), tile.extent)
 
 
-def splice_base(tile: Tile, index: Tensor, where: Where, outside: float = 0.0) -> Tensor:
+def splice_base(tile: Tile | Strip, index: Tensor, where: Where, outside: float = 0.0) -> Tensor:
     """Windows of a map as it is, with `outside` beyond its edges."""
-    nothing = tile.data.new_empty((len(index), tile.data.shape[1]) + (0,) * len(tile.at))
+    if isinstance(tile, Strip):
+        kept, new, at = tile.kept, tile.new.data, where.at.new_tensor([tile.new.at])
+    else:
+        kept, at = tile, where.at
+        new = tile.data.new_empty((len(index), tile.data.shape[1]) + (0,) * len(tile.at))
     return ops.splice(
-        tile.data, index, tile.at, tile.extent, nothing, where.at, where.at, where.size, outside
+        kept.data, index, kept.at, kept.extent, new, at, where.at, where.size, outside
     )
 
 

@@ -101,6 +101,10 @@ class Kind:
         """
         return 0
 
+    def workspace(self, node: Node) -> float:
+        """The bytes that it takes on the way, over those of what it reads."""
+        return 0.0
+
 
 def whole_rules(size_in: Sequence[int], size_out: Sequence[int]) -> Rules:
     return tuple(Whole(i, o) for i, o in zip(size_in, size_out, strict=True))
@@ -340,6 +344,11 @@ class Convolution(Kind):
     def flops(self, node: Node, nodes: Sequence[Node]) -> int:
         return 2 * int(nodes[node.args[1].index].value.numel())
 
+    def workspace(self, node: Node) -> float:
+        # oneDNN has none for fp64: torch lays out what every output cell reads.
+        (rules,) = (rules for rules in node.rules if rules is not None)
+        return prod(rule.span(1) for rule in rules) if node.dtype == torch.float64 else 0.0
+
 
 class MaxPool(Kind):
     """Arguments (x, kernel, stride, padding, dilation, ceil_mode)."""
@@ -354,6 +363,9 @@ class MaxPool(Kind):
 
     def outside(self, node: Node) -> float:
         return -torch.inf
+
+    def workspace(self, node: Node) -> float:
+        return 1.0  # the maxima along the first axis
 
     def windows(self, node: Node, values: Values, reads: Mapping[int, Where], out: Where) -> Any:
         x, kernel, stride, _, dilation, _ = node.args

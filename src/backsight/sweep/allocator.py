@@ -7,6 +7,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import resource
 import threading
 from collections.abc import Iterator
 from functools import lru_cache
@@ -56,6 +57,36 @@ def give_back() -> None:
     trim = _function("malloc_trim")
     if trim is not None:
         trim(0)
+
+
+class Ceiling:
+    """How much memory a sweep may take beside what the process has.
+
+    The C library keeps what was freed, and what it keeps may be of no use to the next block: so
+    before much is taken, what is free goes back to the system where both would be too much. Only on
+    Linux is it known how much that is.
+
+    Args:
+        limit: bytes.
+        taken: those of them that the sweep has taken already.
+    """
+
+    def __init__(self, limit: int, taken: int = 0) -> None:
+        self._highest = _resident() + limit - taken
+
+    def make_room(self, size: int) -> None:
+        """So many bytes are about to be taken."""
+        if _resident() + size > self._highest:
+            give_back()
+
+
+def _resident() -> int:
+    """Bytes of this process that are in memory; 0 where that is not known."""
+    try:
+        with open("/proc/self/statm", "rb") as file:
+            return int(file.read().split()[1]) * resource.getpagesize()
+    except OSError:
+        return 0
 
 
 def _set(options: dict[int, int]) -> None:

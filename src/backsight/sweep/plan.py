@@ -351,13 +351,13 @@ def plan_windows(
         groups=tuple(groups),
         head=last_part,
         keep=tuple(sorted(keep)),
-        flops=sum(g.flops * len(g.positions) for g in groups) + _flops(graph),
-        plain_flops=_flops(graph) * len(boxes),
+        flops=sum(g.flops * len(g.positions) for g in groups) + graph_flops(graph),
+        plain_flops=graph_flops(graph) * len(boxes),
         base_bytes=chunk * sum(prod(nodes[i].shape) * dtype.itemsize for i in keep),
         batch_bytes=max(g.item_bytes * g.batch for g in groups)
         + (last_part.item_bytes * last_part.batch if last_part else 0),
         pass_bytes=_pass_bytes(graph, keep, dtype),
-        weight_bytes=_weight_bytes(graph),
+        weight_bytes=weight_bytes(graph),
         chunk=chunk,
         barriers=_barriers(graph, tail, head),
     )
@@ -389,7 +389,7 @@ def _pass_bytes(graph: Graph, keep: set[int], dtype: torch.dtype) -> int:
     return peak
 
 
-def _weight_bytes(graph: Graph) -> int:
+def weight_bytes(graph: Graph) -> int:
     return sum(n.value.nbytes for n in graph.nodes if n.own and isinstance(n.value, torch.Tensor))
 
 
@@ -420,7 +420,7 @@ def _is_barrier(node: Node, graph: Graph, tail: Tail) -> bool:
     )
 
 
-def _flops(graph: Graph, window: dict[int, tuple[int, ...]] | None = None) -> int:
+def graph_flops(graph: Graph, window: dict[int, tuple[int, ...]] | None = None) -> int:
     """Operations for one sample: of whole maps, or of a position's windows."""
     return sum(
         n.kind.flops(n, graph.nodes) * prod((window or {}).get(n.index, n.extent))
@@ -518,7 +518,7 @@ def _group(
         np.stack(coordinates),
         ceil(items / batches),
         batches,
-        _flops(graph, window),
+        graph_flops(graph, window),
         item,
     )
 

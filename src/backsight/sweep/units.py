@@ -11,17 +11,28 @@ from torch import Tensor
 
 from ..graph import Graph
 from ..graph.fields import Cells
+from .ahead import Reader
+from .allocator import Ceiling
+from .budget import Budget
 from .content import Content
 from .grid import Grid
-from .plan import Plan, plan_windows, told_bytes
+from .plan import plan_windows
+from .rate import flop_rate
 from .readout import Drops, Reading, Readout
 from .run import Progress, Sweep
-from .stream import Reader, StreamedMaps
+from .stream import StreamedMaps
 
 __all__ = ["Unit", "UnitSweep", "partitioned"]
 
-#: Positions of a unit at most: what is lost where a process is killed.
-_MOST = 4096
+#: Positions of a unit at most: what is lost where a process is killed. With fewer than `_MANY`,
+#: batches and plans are too small to be fast.
+_MOST, _MANY = 4096, 256
+
+#: The smallest squares, in pixels.
+_LEAST = 32
+
+#: Larger squares are worth it while regions take more than this of the work of windows.
+_REGION = 0.05
 
 
 @dataclass(frozen=True)
@@ -29,6 +40,24 @@ class Unit:
     """Some positions, by their numbers in the grid."""
 
     positions: Cells
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What computing a unit takes.
+
+    Attributes:
+        window_flops, region_flops: of the windows of its positions, and of the maps around them.
+        seconds: about.
+        bytes, window_bytes: at the most, of all and of windows alone.
+    """
+
+    positions: int
+    window_flops: int
+    region_flops: int
+    seconds: float
+    bytes: int
+    window_bytes: int
 
 
 class UnitSweep:
@@ -42,10 +71,11 @@ class UnitSweep:
         like: any tensor of the device and dtype of the computation.
         content: what stands in the boxes.
         readout: what is read out of the outputs.
-        memory: bytes; half of it is for the maps of a region, a quarter for windows.
+        budget: of memory.
+        ceiling: is told before memory is taken.
 
     Raises:
-        ValueError: not even one position fits the memory.
+        TooLittle: not even one position fits.
     """
 
     def __init__(
@@ -56,17 +86,21 @@ class UnitSweep:
         like: Tensor,
         content: Content,
         readout: Readout,
-        memory: int,
+        budget: Budget,
+        ceiling: Ceiling,
     ) -> None:
         self.graph, self.grid, self.content, self.readout = graph, grid, content, readout
-        self.like, self.memory = like, memory
-        self.maps = StreamedMaps(graph, read, like, memory // 2)
+        self.like, self.budget, self.ceiling = like, budget, ceiling
+        self.maps = StreamedMaps(graph, read, like, budget, ceiling)
+        #: Operations of the first pass over the image, and the most bytes it takes.
+        self.pass_flops, self.pass_bytes = self.maps.first_pass()
         self.side = self._side()
         self.units = partitioned(grid, self.side)
         self._reading: Reading | None = None
+        self._next: tuple[Unit, Sweep] | None = None
 
     def base(self, progress: Progress | None = None) -> Reading:
-        """What is read of the image as it is: one pass over it, region by region, the first time.
+        """What is read of the image as it is: one pass over it, strip by strip, the first time.
 
         Args:
             progress: called with the number of pixels just passed.
@@ -78,78 +112,114 @@ class UnitSweep:
             self._reading = self.readout.of(output.double().reshape(1, -1), tuple(output.shape[1:]))
         return self._reading
 
-    def run(self, unit: Unit, progress: Progress) -> Drops:
-        """The drops of a unit's positions, in their order."""
-        sweep = self._sweep(unit, self.base())
-        self.maps.hold(sweep.reads())
-        return sweep.run(progress)
+    def run(self, unit: Unit, progress: Progress, following: Unit | None = None) -> Drops:
+        """The drops of a unit's positions, in their order.
 
-    def plan(self, unit: Unit) -> Plan:
-        """How a unit is computed."""
+        Args:
+            following: the unit after it, whose region of the image is read meanwhile.
+        """
+        sweep = self._of(unit)
+        self._next = None if following is None else (following, self._of(following))
+        self.maps.hold(sweep.reads(), self._next and self._next[1].reads())
+        size = sweep.plan.batch_bytes
+
+        def done(count: int) -> None:
+            self.ceiling.make_room(size)
+            progress(count)
+
+        self.ceiling.make_room(size)
+        return sweep.run(done)
+
+    def close(self) -> None:
+        """Let go of the region that is held, and of what was to be read."""
+        self._next = None
+        self.maps.close()
+
+    def estimate(self, unit: Unit) -> Estimate:
+        """What computing a unit takes."""
+        sweep = self._sweep(unit, None)
+        plan = sweep.plan
+        region_bytes, region_flops = self.maps.once_gathered(sweep.reads())
+        whole = plan.plain_flops // plan.positions
+        seconds = plan.seconds + (region_flops - whole) / flop_rate(plan.device, plan.dtype)
+        return Estimate(
+            len(unit.positions),
+            plan.flops - whole,
+            region_flops,
+            seconds,
+            region_bytes + plan.batch_bytes,
+            plan.batch_bytes,
+        )
+
+    def _of(self, unit: Unit) -> Sweep:
+        if self._next is not None and self._next[0] is unit:
+            return self._next[1]
+        return self._sweep(unit, self.base())
+
+    def _sweep(self, unit: Unit, reading: Any) -> Sweep:
         boxes = self.grid.boxes[torch.from_numpy(unit.positions)]
-        outputs = self.readout.columns(self.graph.outputs)
-        return plan_windows(
+        plan = plan_windows(
             self.graph,
             Grid(boxes, None),
             1,
-            outputs,
+            self.readout.columns(self.graph.outputs),
             self.like.dtype,
             self.like.device,
-            self.memory // 4,
+            self.budget.windows,
         )
-
-    def _sweep(self, unit: Unit, reading: Any) -> Sweep:
-        return Sweep(self.plan(unit), self.maps, self.maps.images, self.content, reading)
+        return Sweep(plan, self.maps, self.maps.images, self.content, reading)
 
     def _side(self) -> int:
-        """The side in pixels of the largest squares whose positions make units that fit."""
+        """The side in pixels of the squares whose positions make units: the smallest that are worth
+        their regions, or the largest that fit.
+        """
         size = self.graph.nodes[self.graph.input].extent
-        best, side = 0, 32
+        best, side = 0, _LEAST
         while not best or side < 2 * max(size):
-            units = partitioned(self.grid, side)
-            sweep = self._sweep(max(units, key=self._spread), None)
+            unit, alone = _widest(self.grid, side)
+            found = self.estimate(unit)
+            region = found.bytes - found.window_bytes
             if not best:
-                _check_windows(sweep.plan, self.memory // 4)
-            peak = self.maps.once_gathered(sweep.reads())
-            if peak > self.maps.room or sweep.plan.batch_bytes > self.memory // 4:
+                names = ", ".join(self._sweep(unit, None).plan.barriers[:3])
+                where = f", where {names} read maps as a whole," if names else ""
+                self.budget.check_windows(found.window_bytes, f"a window{where}")
+                self.budget.check_maps(region, "the region that a few positions read")
+            elif region > self.budget.maps or found.window_bytes > self.budget.windows:
                 break
             best = side
-            if len(units) == 1:
+            worth = found.region_flops <= found.window_flops * _REGION
+            if alone or (worth and found.positions >= _MANY):
                 break
             side *= 2
-        if not best:
-            raise ValueError(
-                f"expected more than {told_bytes(self.memory)} of memory: the region that a"
-                f" few positions read takes {told_bytes(peak)}, and half of it is for that"
-            )
         return best
-
-    def _spread(self, unit: Unit) -> int:
-        """The pixels of the smallest box around a unit's boxes."""
-        boxes = self.grid.boxes.numpy()[unit.positions]
-        axes = boxes.shape[1] // 2
-        return int((boxes[:, axes:].max(0) - boxes[:, :axes].min(0)).prod())
-
-
-def _check_windows(plan: Plan, room: int) -> None:
-    """Refuse a plan whose batches of one do not fit."""
-    if plan.batch_bytes <= room:
-        return
-    names = ", ".join(plan.barriers[:3])
-    where = f", where {names} read maps as a whole" if names else ""
-    raise ValueError(
-        f"expected windows of at most {told_bytes(room)}, a quarter of the memory, got"
-        f" {told_bytes(plan.batch_bytes)}{where}"
-    )
 
 
 def partitioned(grid: Grid, side: int) -> list[Unit]:
     """The positions by squares of an image, squares and positions row by row."""
+    order, edges = _squares(grid, side)
+    units = []
+    for part in np.split(order, edges[1:]):
+        units += [Unit(np.sort(part[i : i + _MOST])) for i in range(0, len(part), _MOST)]
+    return units
+
+
+def _squares(grid: Grid, side: int) -> tuple[Cells, Cells]:
+    """The positions square by square, and where each square begins among them."""
     axes = grid.boxes.shape[1] // 2
     square = grid.boxes[:, :axes].numpy() // side
     order = np.lexsort((np.arange(len(square)), *square.T[::-1]))
     edges = np.flatnonzero((np.diff(square[order], axis=0) != 0).any(1)) + 1
-    units = []
-    for part in np.split(order, edges):
-        units += [Unit(np.sort(part[i : i + _MOST])) for i in range(0, len(part), _MOST)]
-    return units
+    return order, np.concatenate([[0], edges])
+
+
+def _widest(grid: Grid, side: int) -> tuple[Unit, bool]:
+    """The unit whose boxes spread farthest, and whether it is the only one."""
+    order, edges = _squares(grid, side)
+    boxes = grid.boxes.numpy()[order]
+    axes = boxes.shape[1] // 2
+    low = np.minimum.reduceat(boxes[:, :axes], edges)
+    high = np.maximum.reduceat(boxes[:, axes:], edges)
+    at = int((high - low).prod(1).argmax())
+    stop = edges[at + 1] if at + 1 < len(edges) else len(order)
+    part = order[edges[at] : stop]
+    return Unit(np.sort(part[:_MOST])), len(edges) == 1 and len(order) <= _MOST

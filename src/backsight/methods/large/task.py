@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -25,8 +26,11 @@ from ...models.prepare import check_finite, check_fit, close
 from ...models.subject import Subject
 from ...ops.packs import Packs
 from ...sources import open_source
-from ...sweep.allocator import give_back, reuse
+from ...sweep.allocator import Ceiling, give_back, reuse
+from ...sweep.budget import Budget, TooLittle, told_at_least
 from ...sweep.content import Picture
+from ...sweep.plan import graph_flops, told_bytes, weight_bytes
+from ...sweep.rate import flop_rate
 from ...sweep.readout import Drops, Readout, check_targets
 from ...sweep.result import Occlusion
 from ...sweep.units import Unit, UnitSweep
@@ -59,27 +63,55 @@ class Regions(Protocol):
 
 @dataclass(frozen=True)
 class LargePlan:
-    """What a sweep over a large image does.
+    """What a sweep over a large image will do. `str(plan)` is a table; `as_dict()` is plain data.
 
     Attributes:
         positions: how many boxes.
         units: how many runs of positions that share a region; what is lost where a process is
             killed is one.
         side: in pixels, of the squares that make a unit.
-        flops: of the windows of an average unit, times the units.
-        plain_flops: of one forward pass over the image.
-        memory: bytes that regions and windows are planned for.
+        pass_flops: of the first pass over the image.
+        flops: of the positions' windows and the regions around them.
+        plain_flops: of one plain forward pass over the image.
+        pass_seconds, seconds: estimates of the first pass and of all positions, by one process.
+        bytes: that the sweep takes at its peak beside the model; at most `memory`.
+        memory: what it may take.
+        drop_bytes: the result.
     """
 
     positions: int
     units: int
     side: int
+    pass_flops: int
     flops: int
     plain_flops: int
+    pass_seconds: float
+    seconds: float
+    bytes: int
     memory: int
+    drop_bytes: int
 
     def as_dict(self) -> dict[str, Any]:
         return dict(vars(self))
+
+    def __str__(self) -> str:
+        plain = self.plain_flops * self.positions
+        rows = [
+            ("positions", f"{self.positions} in {self.units} units of {self.side} pixels a side"),
+            (
+                "first pass",
+                f"{self.pass_flops / 1e12:.2f} TFLOP, about {self.pass_seconds:.0f} s",
+            ),
+            (
+                "positions' work",
+                f"{self.flops / 1e12:.2f} TFLOP, about {self.seconds:.0f} s;"
+                f" plain occlusion takes {plain / 1e12:.1f} TFLOP, {plain / self.flops:.0f} times",
+            ),
+            ("memory", f"{told_bytes(self.bytes)} of {told_bytes(self.memory)}"),
+            ("result", told_bytes(self.drop_bytes)),
+        ]
+        width = max(len(name) for name, _ in rows)
+        return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
 
 
 class Large:
@@ -114,7 +146,7 @@ class Large:
         self.grid = positions(self.shape[1:], window, stride, edge, roi)
         self.call = Call(self.subject.model, (), self.like.new_empty(1, *[1] * 3), output)
         self.packs = Packs()
-        self.packs.limit = memory // 8
+        self.reserved = 0
         self.content = self._content(baseline)
 
     @cached_property
@@ -123,30 +155,56 @@ class Large:
         with torch.no_grad(), alone(self.like.device):
             graph = self._captured()
             check_targets(self.readout.targets or (), graph.outputs)
-            return UnitSweep(
-                graph,
-                self.grid,
-                self._read,
-                self.like,
-                self.content,
-                self.readout,
-                self.memory,
-            )
+            weights = weight_bytes(graph)
+            # Two layouts of the weights are about what different windows ask for.
+            self.packs.limit = min(self.memory // 8, 2 * weights)
+            self.reserved = weights + self.packs.limit
+            ceiling = Ceiling(self.memory, weights) if self.like.is_cpu else Ceiling(1 << 60)
+            try:
+                return UnitSweep(
+                    graph,
+                    self.grid,
+                    self._read,
+                    self.like,
+                    self.content,
+                    self.readout,
+                    Budget(max(0, self.memory - self.reserved)),
+                    ceiling,
+                )
+            except TooLittle as error:
+                raise ValueError(
+                    f"expected memory of {told_at_least(self.reserved + error.needed)} or more, got"
+                    f" {told_bytes(self.memory)}: beside the weights, which take"
+                    f" {told_bytes(self.reserved)} laid out for the sweep, {error}"
+                ) from error
 
     @property
     def units(self) -> list[Unit]:
         return self.sweep.units
 
     def plan(self) -> LargePlan:
-        """What `run` would do."""
+        """What `run` would do. Of the units, some are looked at."""
+        sweep, units = self.sweep, self.units
         with torch.no_grad():
-            middle = self.sweep.plan(self.units[len(self.units) // 2])
-        share = middle.positions
-        windows = middle.flops - middle.plain_flops // share
-        positions = len(self.grid.boxes)
-        flops = windows * positions // share
-        one = middle.plain_flops // share
-        return LargePlan(positions, len(self.units), self.sweep.side, flops, one, self.memory)
+            looked_at = sorted({*np.linspace(0, len(units) - 1, 5, dtype=int).tolist()})
+            some = [sweep.estimate(units[i]) for i in looked_at]
+        positions, seen = len(self.grid.boxes), sum(each.positions for each in some)
+        flops = sum(each.window_flops + each.region_flops for each in some)
+        outputs = self.readout.columns(sweep.graph.outputs)
+        wide = 8 if self.like.dtype == torch.float64 else 4
+        return LargePlan(
+            positions,
+            len(units),
+            sweep.side,
+            sweep.pass_flops,
+            flops * positions // seen,
+            graph_flops(sweep.graph),
+            sweep.pass_flops / flop_rate(self.like.device, self.like.dtype),
+            sum(each.seconds for each in some) * positions / seen,
+            self.reserved + max(sweep.pass_bytes, *(each.bytes for each in some)),
+            self.memory,
+            positions * outputs * wide,
+        )
 
     def run(self, watch: Watch | None = None) -> Occlusion:
         """All units, in memory."""
@@ -186,12 +244,15 @@ class Large:
             self.sweep.base(watch.advance)
             give_back()
         with _phase(watch, "sweep", sum(len(unit.positions) for unit in units)):
-            for unit in units:
-                with self._computing():
-                    found = self.sweep.run(unit, watch.advance)
-                    empty = self.grid.empty[torch.from_numpy(unit.positions)]
-                    found.drops[:, empty.to(found.drops.device)] = 0
-                yield unit, found
+            try:
+                for unit, following in itertools.zip_longest(units, units[1:]):
+                    with self._computing():
+                        found = self.sweep.run(unit, watch.advance, following)
+                        empty = self.grid.empty[torch.from_numpy(unit.positions)]
+                        found.drops[:, empty.to(found.drops.device)] = 0
+                    yield unit, found
+            finally:
+                self.sweep.close()
 
     @contextmanager
     def _computing(self) -> Iterator[None]:
@@ -236,32 +297,39 @@ class Large:
         if isinstance(module, torch.nn.Module):
             check_fit(module, self.like)
             check_finite(module)
-        graph, steps = self._graph(self.shape)
+        size = tuple(min(n, _SMALL) for n in self.shape[1:])
+        image = self._read(tuple((0, n) for n in size))
+        if size == self.shape[1:]:
+            graph, _ = self._graph(self.shape, self.packs)
+            self._compared(graph, image)
+            return graph
+        small, steps = self._graph(tuple(image.shape[1:]), Packs())
+        self._compared(small, image)
+        del small
+        graph, others = self._graph(self.shape, self.packs)
+        if others != steps:
+            raise ValueError(
+                "expected a model that computes alike whatever the size of the image, got one"
+                f" whose operations differ between {self.shape[1:]} and {size}"
+            )
+        return graph
+
+    def _compared(self, graph: Graph, image: Tensor) -> None:
+        """Refuse a graph that does not compute what the model does, or no scores."""
         output = graph.nodes[graph.output]
         if output.spatial and prod(output.extent) > 1:
             raise ValueError(
                 "expected a model that returns scores (images, classes), got maps"
                 f" {tuple(output.shape)}: average them in the model"
             )
-        size = tuple(min(n, _SMALL) for n in self.shape[1:])
-        image = self._read(tuple((0, n) for n in size))
-        small, alike = graph, steps
-        if size != self.shape[1:]:
-            small, alike = self._graph(tuple(image.shape[1:]))
-        if alike != steps:
-            raise ValueError(
-                "expected a model that computes alike whatever the size of the image, got one"
-                f" whose operations differ between {self.shape[1:]} and {size}"
-            )
         # The model itself may take views of contiguous images alone.
         own = self.call(image.contiguous().clone()).reshape(1, -1)
-        if not close(small(image).reshape(1, -1), own):
+        if not close(graph(image).reshape(1, -1), own):
             raise ValueError(
                 "expected a model whose captured graph computes what it does, got another output"
             )
-        return graph
 
-    def _graph(self, shape: Sequence[int]) -> tuple[Graph, list[str]]:
+    def _graph(self, shape: Sequence[int], packs: Packs) -> tuple[Graph, list[str]]:
         """The graph for images of a shape, and its operations as they were captured."""
         try:
             graph = capture(self.call, shape, self.like.dtype, self.like.device, (), within="model")
@@ -270,7 +338,7 @@ class Large:
                 "expected a model whose graph can be captured, to compute it region by region, got"
                 f" one that cannot: {error}"
             ) from error
-        return lower(fold_batch_norms(graph), self.packs), [node.label for node in graph.nodes]
+        return lower(fold_batch_norms(graph), packs), [node.label for node in graph.nodes]
 
     def _content(self, baseline: float | Sequence[float]) -> Picture:
         shape = (1, *self.shape)
