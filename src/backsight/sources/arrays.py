@@ -45,8 +45,9 @@ class Npy(InMemory):
     kind = "npy"
 
     def __init__(self, path: str, axes: str | None, name: str) -> None:
-        super().__init__(np.lib.format.open_memmap(path, mode="r"), axes, name)
-        self._path = path
+        mapped = np.lib.format.open_memmap(path, mode="r")
+        super().__init__(mapped, axes, name)
+        self._path, self._mapped = path, mapped
 
     def fingerprint(self) -> str:
         return digest.of_file(self._path, self._about())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import mmap
 import operator
 import threading
 from abc import ABC, abstractmethod
@@ -22,7 +23,7 @@ __all__ = ["Source", "Tiled", "checked_dtype"]
 
 Array = npt.NDArray[Any]
 
-#: Decoded tiles that are kept, in bytes; the latest stays, however large it is.
+#: Decoded tiles that are kept, in bytes, unless `cache` says otherwise.
 CACHE_BYTES = 64 << 20
 
 #: A tile has to be decoded whole; larger ones are refused.
@@ -60,6 +61,7 @@ class Source(ABC):
         self.level = level
         self.levels = tuple(map(tuple, levels)) or (self.shape,)
         self.geo: dict[str, Any] | None = None
+        self._mapped: np.memmap[Any, Any] | None = None
         self._closed = False
 
     def read(self, box: Sequence[int]) -> Array:
@@ -84,7 +86,10 @@ class Source(ABC):
         values = values.reshape(values.shape[len(dropped) :])
         if "C" not in self._axes.letters:
             values = values[None]
-        return np.array(values, dtype=self.dtype, order="C")
+        found = np.array(values, dtype=self.dtype, order="C")
+        if self._mapped is not None:
+            _forget(self._mapped)
+        return found
 
     def _checked(self, box: Sequence[int]) -> list[int]:
         size = self.shape[1:]
@@ -135,6 +140,7 @@ class Source(ABC):
 
     def close(self) -> None:
         """Let go of the file; a second time is no error."""
+        self._mapped = None
         self._closed = True
 
     def __enter__(self) -> Source:
@@ -179,6 +185,10 @@ class Tiled(Source):
             )
         self._kept = _Kept(CACHE_BYTES)
         self.decoded = 0
+
+    def cache(self, limit: int) -> None:
+        """Keep at most so many bytes of decoded tiles; the latest stays, however large it is."""
+        self._kept.hold(limit)
 
     @abstractmethod
     def _decode(self, index: tuple[int, ...]) -> Array:
@@ -256,10 +266,19 @@ class _Kept:
             del self._pending[key]
             self._tiles[key] = tile
             self._bytes += tile.nbytes
-            while self._bytes > self._limit and len(self._tiles) > 1:
-                self._bytes -= self._tiles.popitem(last=False)[1].nbytes
+            self._trim()
         future.set_result(tile)
         return tile
+
+    def hold(self, limit: int) -> None:
+        """Set another limit."""
+        with self._lock:
+            self._limit = limit
+            self._trim()
+
+    def _trim(self) -> None:
+        while self._bytes > self._limit and len(self._tiles) > 1:
+            self._bytes -= self._tiles.popitem(last=False)[1].nbytes
 
     def count(self, source: Tiled) -> None:
         with self._lock:
@@ -277,3 +296,12 @@ def checked_dtype(dtype: npt.DTypeLike) -> np.dtype[Any]:
     if found.hasobject or found.kind not in "biuf" or found.itemsize > 8:
         raise ValueError(f"expected pixels of integers or floats, got {found}")
     return found.newbyteorder("=")
+
+
+def _forget(mapped: np.memmap[Any, Any]) -> None:
+    """Give the pages of a mapped file that have been read back to the system, which keeps them for
+    as long as nobody else needs the memory; to the process they would count as taken.
+    """
+    pages = getattr(mapped, "_mmap", None)
+    if pages is not None and hasattr(mmap, "MADV_DONTNEED"):
+        pages.madvise(mmap.MADV_DONTNEED)

@@ -180,7 +180,7 @@ class MappedTiff(_Tiff):
     def __init__(self, level: _Level, offsets: Sequence[int], name: str) -> None:
         super().__init__(name, level.shape, level.page.dtype, level.axes, level.level, level.levels)
         self._take(level)
-        bytes_ = np.memmap(level.path, np.uint8, mode="r")
+        self._mapped = bytes_ = np.memmap(level.path, np.uint8, mode="r")
         stored = level.page.dtype.newbyteorder(level.file.byteorder)
         self._lead = level.shape[: -len(_PAGE)] if len(offsets) > 1 else ()
         shape = level.shape[len(self._lead) :]

@@ -9,9 +9,9 @@ from .plan import told_bytes
 
 __all__ = ["Budget", "TooLittle", "told_at_least"]
 
-#: Parts of the memory; what they leave is for what is freed and not yet given back, and for what
-#: libraries take on the way.
-_MAPS, _WINDOWS = 2, 4
+#: Quarters of the memory. Windows are there when the maps on the way are gone, and what that leaves
+#: is for what is freed and not yet given back.
+_MAPS, _WINDOWS = 3, 1
 
 
 class TooLittle(ValueError):
@@ -35,24 +35,26 @@ class Budget:
     @property
     def maps(self) -> int:
         """For the maps of a region, or of a strip, on the way."""
-        return self.bytes // _MAPS
+        return self.bytes * _MAPS // 4
 
     @property
     def windows(self) -> int:
         """For a batch of windows."""
-        return self.bytes // _WINDOWS
+        return self.bytes * _WINDOWS // 4
 
     def check_maps(self, size: int, what: str) -> None:
         """Refuse maps that do not fit."""
         if size > self.maps:
-            raise TooLittle(f"{what} takes {told_bytes(size)}, and half is for maps", size * _MAPS)
+            needed = ceil(size * 4 / _MAPS)
+            raise TooLittle(
+                f"{what} takes {told_bytes(size)} and may take {_MAPS} quarters", needed
+            )
 
     def check_windows(self, size: int, what: str) -> None:
         """Refuse windows that do not fit."""
         if size > self.windows:
-            raise TooLittle(
-                f"{what} takes {told_bytes(size)}, and a quarter is for windows", size * _WINDOWS
-            )
+            needed = ceil(size * 4 / _WINDOWS)
+            raise TooLittle(f"{what} takes {told_bytes(size)} and may take a quarter", needed)
 
 
 def told_at_least(size: int) -> str:

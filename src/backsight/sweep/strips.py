@@ -17,7 +17,7 @@ Rows = tuple[int, int]
 
 #: Rows of the image in a strip at most, and those beside which reading the weights again costs as
 #: much as computing.
-_THICK, _THIN = 512, 8
+_THICK, _THIN = 128, 8
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +31,9 @@ _MOST, _MANY = 4096, 256
 
 #: The smallest squares, in pixels.
 _LEAST = 32
+
+#: About as far as layers look around them, in pixels; how many units of a size are looked at.
+_HALO, _SOME = 256, 3
 
 #: Larger squares are worth it while regions take more than this of the work of windows.
 _REGION = 0.05
@@ -176,19 +180,20 @@ class UnitSweep:
         size = self.graph.nodes[self.graph.input].extent
         best, side = 0, _LEAST
         while not best or side < 2 * max(size):
-            unit, alone = _widest(self.grid, side)
-            found = self.estimate(unit)
-            region = found.bytes - found.window_bytes
+            units = [(unit, self.estimate(unit)) for unit in _widest(self.grid, side, size)]
+            windows = max(found.window_bytes for _, found in units)
+            region = max(found.bytes - found.window_bytes for _, found in units)
+            unit, found = units[0]
             if not best:
                 names = ", ".join(self._sweep(unit, None).plan.barriers[:3])
                 where = f", where {names} read maps as a whole," if names else ""
-                self.budget.check_windows(found.window_bytes, f"a window{where}")
+                self.budget.check_windows(windows, f"a window{where}")
                 self.budget.check_maps(region, "the region that a few positions read")
-            elif region > self.budget.maps or found.window_bytes > self.budget.windows:
+            elif region > self.budget.maps or windows > self.budget.windows:
                 break
             best = side
             worth = found.region_flops <= found.window_flops * _REGION
-            if alone or (worth and found.positions >= _MANY):
+            if found.positions == len(self.grid.boxes) or (worth and found.positions >= _MANY):
                 break
             side *= 2
         return best
@@ -212,14 +217,16 @@ def _squares(grid: Grid, side: int) -> tuple[Cells, Cells]:
     return order, np.concatenate([[0], edges])
 
 
-def _widest(grid: Grid, side: int) -> tuple[Unit, bool]:
-    """The unit whose boxes spread farthest, and whether it is the only one."""
+def _widest(grid: Grid, side: int, size: Sequence[int]) -> list[Unit]:
+    """Some of the units whose regions are likely to be the largest: far from the edges of the
+    image, and of boxes that spread far.
+    """
     order, edges = _squares(grid, side)
     boxes = grid.boxes.numpy()[order]
     axes = boxes.shape[1] // 2
-    low = np.minimum.reduceat(boxes[:, :axes], edges)
-    high = np.maximum.reduceat(boxes[:, axes:], edges)
-    at = int((high - low).prod(1).argmax())
-    stop = edges[at + 1] if at + 1 < len(edges) else len(order)
-    part = order[edges[at] : stop]
-    return Unit(np.sort(part[:_MOST])), len(edges) == 1 and len(order) <= _MOST
+    low = np.minimum.reduceat(boxes[:, :axes], edges) - _HALO
+    high = np.maximum.reduceat(boxes[:, axes:], edges) + _HALO
+    area = (np.minimum(high, size) - np.maximum(low, 0)).prod(1)
+    stops = np.append(edges[1:], len(order))
+    widest = np.argsort(-area, kind="stable")[:_SOME]
+    return [Unit(np.sort(order[edges[i] : stops[i]][:_MOST])) for i in widest]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -26,6 +27,7 @@ from ...models.prepare import check_finite, check_fit, close
 from ...models.subject import Subject
 from ...ops.packs import Packs
 from ...sources import open_source
+from ...sources.source import Tiled
 from ...sweep.allocator import Ceiling, give_back, reuse
 from ...sweep.budget import Budget, TooLittle, told_at_least
 from ...sweep.content import Picture
@@ -141,6 +143,8 @@ class Large:
         self.memory = memory
         if not 2 <= len(self.shape) <= 4 or not prod(self.shape):
             raise ValueError(f"expected an image (channels, *spatial), got shape {self.shape}")
+        if isinstance(self.image, Tiled):
+            self.image.cache(memory // 16)
         self.like = torch.empty(0, dtype=self.subject.dtype, device=self.subject.device)
         self._read = self._reader()
         self.grid = positions(self.shape[1:], window, stride, edge, roi)
@@ -156,6 +160,8 @@ class Large:
             graph = self._captured()
             check_targets(self.readout.targets or (), graph.outputs)
             weights = weight_bytes(graph)
+            gc.collect()
+            give_back()
             # Two layouts of the weights are about what different windows ask for.
             self.packs.limit = min(self.memory // 8, 2 * weights)
             self.reserved = weights + self.packs.limit
