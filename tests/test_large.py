@@ -164,6 +164,43 @@ def test_memory_makes_units_and_regions_smaller(near: nn.Module) -> None:
     assert sorted(every) == list(range(len(some.grid.boxes)))
 
 
+PEAK = """
+import gc, sys, torch
+from pathlib import Path
+sys.path[:0] = [{tests!r}, {bench!r}]
+torch.set_num_threads(1)
+import backsight
+from memory import highest, resident
+from nets import calibrate, random_images, resnet18, seeded
+from backsight.sweep.allocator import give_back
+model = calibrate(seeded(lambda: resnet18(7, 1 / 4)), random_images((3, 64, 64), 8))
+# What Python's libraries take once for any sweep.
+backsight.large_occlusion(model, random_images((3, 64, 64), 1)[0], window=16, memory=1 << 28)
+gc.collect()
+give_back()
+Path("/proc/self/clear_refs").write_text("5")
+before = resident()
+found = backsight.large_occlusion(
+    model, {image!r}, window=64, stride=64, roi=[[300, 300, 700, 700]], memory={memory}
+)
+assert float(found.drops.abs().max()) > 0
+print(highest() - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells how much a process takes")
+@pytest.mark.parametrize("size", [700, pytest.param(2500, marks=pytest.mark.slow)])
+def test_the_peak_stays_within_the_memory(tmp_path: Path, size: int) -> None:
+    image, memory = tmp_path / "image.npy", 128 << 20
+    np.save(image, np.random.default_rng(0).random((3, size, size), np.float32))
+    tests = Path(__file__).parent
+    code = PEAK.format(
+        tests=str(tests), bench=str(tests.parent / "bench"), image=str(image), memory=memory
+    )
+    run = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+    assert 0 < int(run.stdout) <= memory
+
+
 def test_regions_of_interest(network: nn.Module, picture: Tensor) -> None:
     where: dict[str, Any] = {"window": 16, "stride": 8}
     expected = whole(network, picture, **where)
@@ -230,7 +267,10 @@ def test_only_regions_are_read(near: nn.Module) -> None:
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ({"memory": 1 << 12}, r"expected memory of [\d.]+ \wiB or more, got 4.0 KiB: beside the weights"),
+        (
+            {"memory": 1 << 12},
+            r"expected memory of [\d.]+ \wiB or more, got 4.0 KiB: beside the weights",
+        ),
         ({"memory": 0}, "positive number of bytes"),
         ({"window": 500}, "no larger than the image"),
         ({"roi": [[0, 0, 1, 1]]}, "with a box's centre, got none"),

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import mmap
+import sys
 from collections.abc import Sequence
+from math import prod
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +14,11 @@ from .build import build
 from .export import export
 from .node import Graph
 from .twin import twin
+
+#: From this number of bytes on, the example is made of untouched pages.
+_LARGE = 1 << 20
+#: Of Linux; Python has a name for it from 3.13 on.
+_MAP_NORESERVE = 0x4000
 
 
 def capture(
@@ -33,7 +41,18 @@ def capture(
             one image tensor.
     """
     # Two samples: a batch of one would be baked into views.
-    example = torch.zeros((2, *shape), dtype=dtype, device=device)
+    example = _zeros((2, *shape), dtype, device)
     # With two samples each, whatever the batch that came.
     more = [side.new_zeros((2, *side.shape[1:])) for side in sides]
     return build(export(twin(model), (example, *more)), len(shape) - 1, within)
+
+
+def _zeros(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Zeros that take no memory as long as nobody looks at them, and the capture does not: images
+    may be larger than the memory.
+    """
+    size = prod(shape) * dtype.itemsize
+    if device.type != "cpu" or size < _LARGE or sys.platform != "linux":
+        return torch.zeros(shape, dtype=dtype, device=device)
+    pages = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE)
+    return torch.frombuffer(pages, dtype=dtype).reshape(shape)

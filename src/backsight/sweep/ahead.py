@@ -33,6 +33,11 @@ class Ahead:
                 self._thread = ThreadPoolExecutor(1, "backsight-reader")
             self._next = box, self._thread.submit(self._read, box)
 
+    @property
+    def pending(self) -> Box | None:
+        """What was announced and not asked for yet."""
+        return None if self._next is None else self._next[0]
+
     def __call__(self, box: Box) -> Tensor:
         if self._next is not None and self._next[0] == box:
             found = self._next[1]

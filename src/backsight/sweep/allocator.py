@@ -19,6 +19,9 @@ _ADAPTED = {_MMAP_MAX: 1 << 16, _MMAP_THRESHOLD: 32 << 20, _TRIM_THRESHOLD: 64 <
 #: No block gets pages of its own from the system, and none goes back on its own.
 _KEEPING = {_MMAP_MAX: 0, _TRIM_THRESHOLD: (1 << 31) - 1}
 
+#: Bytes that libraries take in a sweep, about.
+_SPARE = 32 << 20
+
 _lock = threading.Lock()
 _sweeps = 0
 
@@ -72,7 +75,9 @@ class Ceiling:
     """
 
     def __init__(self, limit: int, taken: int = 0) -> None:
-        self._highest = _resident() + limit - taken
+        # Libraries take some without asking: compiled kernels, scratch.
+        spare = max(limit // 16, min(limit // 4, _SPARE))
+        self._highest = _resident() + limit - spare - taken
 
     def make_room(self, size: int) -> None:
         """So many bytes are about to be taken."""

@@ -113,6 +113,18 @@ def grid(size: Sequence[int], window: Sequence[int], stride: Sequence[int], edge
             inside (MONAI); "drop": whole boxes only; "overhang": centres at 0, stride, 2·stride,
             ..., boxes cut off on both sides.
     """
+    axes = lines(size, window, stride, edge)
+    shape = tuple(len(start) for start, _ in axes)
+    starts = np.meshgrid(*(start for start, _ in axes), indexing="ij")
+    stops = np.meshgrid(*(stop for _, stop in axes), indexing="ij")
+    boxes = np.stack([a.ravel() for a in (*starts, *stops)], 1)
+    return Grid(torch.from_numpy(boxes), shape)
+
+
+def lines(
+    size: Sequence[int], window: Sequence[int], stride: Sequence[int], edge: str
+) -> list[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]]:
+    """Where the boxes of a grid start and stop along each axis."""
     if edge not in EDGES:
         raise ValueError(f"expected edge to be one of {', '.join(EDGES)}, got {edge!r}")
     for n, w in zip(size, window, strict=True):
@@ -120,12 +132,7 @@ def grid(size: Sequence[int], window: Sequence[int], stride: Sequence[int], edge
             raise ValueError(
                 f"expected a window no larger than the image {tuple(size)}, got {tuple(window)}"
             )
-    axes = [_axis(*nws, edge) for nws in zip(size, window, stride, strict=True)]
-    shape = tuple(len(start) for start, _ in axes)
-    starts = np.meshgrid(*(start for start, _ in axes), indexing="ij")
-    stops = np.meshgrid(*(stop for _, stop in axes), indexing="ij")
-    boxes = np.stack([a.ravel() for a in (*starts, *stops)], 1)
-    return Grid(torch.from_numpy(boxes), shape)
+    return [_axis(*nws, edge) for nws in zip(size, window, stride, strict=True)]
 
 
 def with_channels(whole: Grid) -> Grid:

@@ -27,7 +27,7 @@ from ..maps import (
 from .ahead import Ahead, Reader
 from .allocator import Ceiling
 from .budget import Budget
-from .strips import Step, bands
+from .strips import Band, Step, bands
 
 __all__ = ["StreamedMaps"]
 
@@ -186,7 +186,7 @@ class StreamedMaps(TiledMaps):
         """The sum of a map, or its mean, strip by strip."""
         (source,) = (i for i in node.inputs if self.graph.nodes[i].spatial)
         total: Tensor | None = None
-        for tile in self._strips(source):
+        for tile in self.strips(source, bands(self, source, self.budget)):
             part = node.kind.difference(node, self.graph.nodes, {source: tile.data}, {}, None)
             total = part if total is None else total + part
         assert total is not None
@@ -196,7 +196,7 @@ class StreamedMaps(TiledMaps):
         """A whole map, strip by strip."""
         self._check_whole(node)
         found: Tensor | None = None
-        for tile in self._strips(node.index):
+        for tile in self.strips(node.index, bands(self, node.index, self.budget)):
             if found is None:
                 found = tile.data.new_empty((1, *node.shape))
             cut(Tile(found, (0,) * len(node.extent), node.extent), _box(tile)).data.copy_(tile.data)
@@ -209,10 +209,10 @@ class StreamedMaps(TiledMaps):
             node_bytes(node, None), f"the map of {node.label}, which is read as a whole,"
         )
 
-    def _strips(self, target: int) -> Iterator[Tile]:
-        """A map, each of its cells in one of the tiles."""
+    def strips(self, target: int, cover: Sequence[Band]) -> Iterator[Tile]:
+        """A map by the bands that cover it, each of its cells in one of the tiles."""
         node, size = self.graph.nodes[target], self.graph.nodes[self.graph.input].extent
-        for band in bands(self, target, self.budget):
+        for band in cover:
             for i in band.flat:
                 self._run({i: None})
             kept: dict[int, Tile] = {}
@@ -279,8 +279,24 @@ class StreamedMaps(TiledMaps):
             return self._image(box)
         return super()._map(node, box, tiles)
 
+    def beside(self, node: Node, box: Box | None, held: Mapping[int, Box | None]) -> int:
+        reading = 0
+        if self.graph.input in held:  # the one after it is of about its size
+            reading = self._reading(held[self.graph.input])
+        return super().beside(node, box, held) + reading
+
     def make_room(self, node: Node, box: Box | None) -> None:
-        self.ceiling.make_room(node_bytes(node, box) + self.beside(node, box, {}))
+        self.take(node_bytes(node, box) + self.beside(node, box, {}))
+
+    def take(self, size: int) -> None:
+        """So many bytes are about to be taken."""
+        self.ceiling.make_room(size + self._reading(self.source.pending))
+
+    def _reading(self, box: Box | None) -> int:
+        """The bytes that a region of the image takes while it is read: as it lies in the file, as
+        it is read, and as the network takes it.
+        """
+        return 0 if box is None else 3 * node_bytes(self.graph.nodes[self.graph.input], box)
 
     def _image(self, box: Box) -> Tensor:
         """A region of the image; the one after it is read from now on."""

@@ -94,7 +94,7 @@ class UnitSweep:
         ceiling: Ceiling,
     ) -> None:
         self.graph, self.grid, self.content, self.readout = graph, grid, content, readout
-        self.like, self.budget, self.ceiling = like, budget, ceiling
+        self.like, self.budget = like, budget
         self.maps = StreamedMaps(graph, read, like, budget, ceiling)
         #: Operations of the first pass over the image, and the most bytes it takes.
         self.pass_flops, self.pass_bytes = self.maps.first_pass()
@@ -128,10 +128,10 @@ class UnitSweep:
         size = sweep.plan.batch_bytes
 
         def done(count: int) -> None:
-            self.ceiling.make_room(size)
+            self.maps.take(size)
             progress(count)
 
-        self.ceiling.make_room(size)
+        self.maps.take(size)
         return sweep.run(done)
 
     def close(self) -> None:

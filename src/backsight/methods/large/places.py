@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from ...sweep.grid import Grid, explicit, grid, per_axis
+from ...sweep.grid import Grid, explicit, grid, lines, per_axis
 
 __all__ = ["positions"]
 
@@ -30,31 +30,46 @@ def positions(
         raise ValueError(
             f"expected a window and a stride of {axes} axes, got {window!r}, {stride!r}"
         )
-    every = grid(size, sizes, strides, edge)
     if roi is None:
-        return every
-    boxes = every.boxes.numpy()
-    centres = (boxes[:, :axes] + boxes[:, axes:]) // 2
-    inside = _inside(centres, roi, size)
-    if not inside.any():
+        return grid(size, sizes, strides, edge)
+    axis = lines(size, sizes, strides, edge)
+    chosen = _inside([(start + stop) // 2 for start, stop in axis], roi, size)
+    if not len(chosen):
         raise ValueError("expected regions of interest with a box's centre, got none")
-    return Grid(torch.from_numpy(np.ascontiguousarray(boxes[inside])), None)
+    at = np.unravel_index(chosen, [len(start) for start, _ in axis])
+    starts = [start[i] for i, (start, _) in zip(at, axis, strict=True)]
+    stops = [stop[i] for i, (_, stop) in zip(at, axis, strict=True)]
+    return Grid(torch.from_numpy(np.stack([*starts, *stops], 1)), None)
 
 
-def _inside(centres: npt.NDArray[np.int64], roi: Any, size: Sequence[int]) -> npt.NDArray[np.bool_]:
+def _inside(
+    centres: list[npt.NDArray[np.int64]], roi: Any, size: Sequence[int]
+) -> npt.NDArray[np.int64]:
+    """The positions of a grid, by their numbers, whose centres lie in regions of interest. Those of
+    the whole grid, of which there may be very many, are never made.
+    """
     values = np.asarray(roi.cpu() if isinstance(roi, Tensor) else roi)
     axes = len(size)
     if values.dtype == np.bool_:
         if values.ndim != axes:
             raise ValueError(f"expected a mask of {axes} axes, got {values.shape}")
-        scale = np.array(values.shape) / np.array(size)
-        cells = np.minimum((centres * scale).astype(np.int64), np.array(values.shape) - 1)
-        found: npt.NDArray[np.bool_] = values[tuple(cells.T)]
-        return found
-    table = explicit(
-        torch.as_tensor(values), (1, *size)
-    ).boxes.numpy()  # refuses what is no box within the image
-    found = np.zeros(len(centres), np.bool_)
-    for box in table:
-        found |= ((centres >= box[:axes]) & (centres < box[axes:])).all(1)
-    return found
+        cells = [
+            np.minimum(centre * np.array(k / n), k - 1).astype(np.int64)
+            for centre, k, n in zip(centres, values.shape, size, strict=True)
+        ]
+        return np.flatnonzero(values[np.ix_(*cells)])
+    # It refuses what is no box within the image.
+    table = explicit(torch.as_tensor(values), (1, *size)).boxes.numpy()
+    found = [
+        np.ravel_multi_index(
+            np.ix_(
+                *(
+                    np.flatnonzero((centre >= start) & (centre < stop))
+                    for centre, start, stop in zip(centres, box[:axes], box[axes:], strict=True)
+                )
+            ),
+            [len(centre) for centre in centres],
+        ).ravel()
+        for box in table
+    ]
+    return np.unique(np.concatenate(found))

@@ -42,8 +42,9 @@ from .watch import Silent, Watch
 
 __all__ = ["Large", "LargePlan", "Regions"]
 
-#: The model is compared with its graph on an image of at most so many pixels a side.
-_SMALL = 512
+#: The model is compared with its graph on an image of at most so many pixels a side, and of fewer
+#: where maps of so many bytes a pixel would be more than the memory; but networks need some.
+_LARGEST, _SMALLEST, _PIXEL = 512, 128, 2 << 10
 
 
 class Regions(Protocol):
@@ -289,9 +290,9 @@ class Large:
             if preprocessing is not None:
                 taken = preprocessing.tensor(np.ascontiguousarray(values.transpose(1, 2, 0)))
             else:
-                taken = torch.from_numpy(np.array(values))[None]
+                taken = torch.from_numpy(np.require(values, requirements=["C", "W"]))[None]
             taken = taken.to(like.device, like.dtype)
-            if not bool(torch.isfinite(taken).all()):
+            if not all(bool(torch.isfinite(end)) for end in torch.aminmax(taken)):
                 raise ValueError(f"expected a finite image, got NaN or infinity within {box}")
             return taken.contiguous(memory_format=form)
 
@@ -303,7 +304,10 @@ class Large:
         if isinstance(module, torch.nn.Module):
             check_fit(module, self.like)
             check_finite(module)
-        size = tuple(min(n, _SMALL) for n in self.shape[1:])
+        side = _LARGEST
+        while side > _SMALLEST and side**2 * _PIXEL > self.memory:
+            side //= 2
+        size = tuple(min(n, side) for n in self.shape[1:])
         image = self._read(tuple((0, n) for n in size))
         if size == self.shape[1:]:
             graph, _ = self._graph(self.shape, self.packs)
