@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from os import PathLike
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from ..._version import __version__
 from ...models.subject import Subject
 from ...occlusion_store import Store
+from ...sweep.readout import Drops, Reading
 from .task import Large
 from .watch import Silent, Watch
 
@@ -47,18 +51,80 @@ def fill(
     ) as store:
         done = store.done
         missing = [i for i in range(len(task.units)) if i not in done and i % step == first]
-        if missing or store.base is None:
+        if missing or store.base is None or store.targets is None:
             found = task.drops([task.units[i] for i in missing], watch)
-            for number, (unit, drops) in zip(missing, found, strict=True):
-                boxes = task.grid.boxes[torch.from_numpy(unit.positions)]
-                store.write(number, drops.drops[0].cpu().numpy(), boxes=boxes.numpy())
-                watch.stored(number)
-            reading = task.sweep.base()
-            store.write_base(reading.base[0].double().cpu().numpy())
+            # Closed here, a phase that is interrupted ends before the error goes on.
+            with _Behind(store, watch) as writer, closing(found):  # type: ignore[type-var]
+                for number, (unit, drops) in zip(missing, found, strict=True):
+                    boxes = task.grid.boxes[torch.from_numpy(unit.positions)]
+                    writer.write(number, boxes.numpy(), drops)
+                    if number == missing[-1]:  # while it is still told of the sweep
+                        writer.wait()
+                _keep_base(store, task.sweep.base())
         if len(store.done) == len(task.units):
-            targets = task.sweep.base().targets
-            store.finish({"targets": None if targets is None else targets[0].tolist()})
+            floors = (store.read(unit, "noise_floor") for unit in range(len(task.units)))
+            store.finish({"noise_floor": max(float(f["noise_floor"][0]) for f in floors)})
     return Store.view(path)
+
+
+class _Behind:
+    """Writes units in a thread of its own while the next one is computed. A context manager, at
+    whose end nothing is being written any more.
+    """
+
+    def __init__(self, store: Store, watch: Watch) -> None:
+        self._store, self._watch = store, watch
+        self._thread = ThreadPoolExecutor(1, "backsight-store")
+        self._flying: tuple[int, Future[None]] | None = None
+
+    def write(self, number: int, boxes: npt.NDArray[np.int64], found: Drops) -> None:
+        """Begin to write a unit, once the one before it is written."""
+        self.wait()
+        _keep_base(self._store, found)
+        drops = found.drops[0].cpu().numpy()
+        most_probable = found.most_probable[0, :, None].cpu().numpy()
+        base, floor = _base(found), found.noise_floor
+
+        def work() -> None:
+            scores = np.empty_like(drops)
+            # Of doubles, and rounded once.
+            np.subtract(base, drops, out=scores, dtype=np.float64, casting="same_kind")
+            self._store.write(
+                number,
+                drops=drops,
+                scores=scores,
+                boxes=boxes,
+                most_probable=most_probable,
+                noise_floor=floor,
+            )
+
+        self._flying = number, self._thread.submit(work)
+
+    def wait(self) -> None:
+        """Until what is being written is there; raises what has kept it from that."""
+        if self._flying is not None:
+            number, written = self._flying
+            written.result()
+            self._flying = None
+            self._watch.stored(number)
+
+    def __enter__(self) -> _Behind:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._thread.shutdown()
+
+
+def _keep_base(store: Store, found: Drops | Reading) -> None:
+    """Write the scores of the unoccluded image unless they are there."""
+    if store.base is None or store.targets is None:
+        targets = torch.arange(found.base.shape[1]) if found.targets is None else found.targets[0]
+        store.write_base(_base(found), targets.cpu().numpy())
+
+
+def _base(found: Drops | Reading) -> npt.NDArray[np.float64]:
+    values: npt.NDArray[np.float64] = found.base[0].double().cpu().numpy()
+    return values
 
 
 def description(task: Large) -> dict[str, Any]:
