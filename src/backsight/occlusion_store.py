@@ -171,6 +171,7 @@ class Store:
         path: of the folder.
         meta: what :meth:`create` was given.
         units: positions per unit.
+        dtype: of drops and scores, by name.
         finished: whether :meth:`finish` has been called, in this process or an earlier one.
         found: what :meth:`finish` was given.
     """
@@ -182,7 +183,7 @@ class Store:
         self.meta: dict[str, Any] = root["meta"]
         self.finished: bool = root["finished"]
         self.found: dict[str, Any] = root["found"]
-        self.units = self._layout.units
+        self.units, self.dtype = self._layout.units, self._layout.dtype
         self._right: set[int] = set()
 
     @classmethod

@@ -37,6 +37,7 @@ def fill(
     meta = description(task)
     if _is_finished(path, meta):
         return Store.view(path)
+    meta |= {"plan": _plan(task)}
     watch = watch or Silent()
     outputs = task.readout.columns(task.sweep.graph.outputs)
     wide = torch.float64 if task.like.dtype == torch.float64 else torch.float32
@@ -128,11 +129,14 @@ def _base(found: Drops | Reading) -> npt.NDArray[np.float64]:
 
 
 def description(task: Large) -> dict[str, Any]:
-    """What the result depends on, in plain values: equal for runs that give equal bytes."""
+    """What the result depends on, in plain values: equal for runs that give equal bytes. The plan
+    follows from it, and takes the model's graph.
+    """
     readout = task.readout
     return {
         "model": _fingerprint(task.subject),
         "image": {"shape": list(task.shape), "fingerprint": task.image.fingerprint()},
+        "grid": None if task.grid.shape is None else list(task.grid.shape),
         "boxes": hashlib.sha256(task.grid.boxes.numpy().tobytes()).hexdigest(),
         "baseline": np.asarray(task.baseline, np.float64).reshape(-1).tolist(),
         "output": task.output,
@@ -168,13 +172,21 @@ def _fingerprint(subject: Subject) -> str:
     return found.hexdigest()
 
 
+def _plan(task: Large) -> dict[str, Any]:
+    """Of the plan what any machine would say."""
+    plan = task.plan().as_dict()
+    names = ("positions", "units", "side", "flops", "plain_flops", "memory")
+    return {name: plan[name] for name in names}
+
+
 def _is_finished(path: str | PathLike[str], meta: dict[str, Any]) -> bool:
     """Whether a store holds this very sweep, and all of it."""
     try:
         found = Store.view(path)
     except (ValueError, OSError):
         return False
-    return found.finished and found.meta == meta and len(found.done) == len(found.units)
+    same = {**found.meta, "plan": None} == {**meta, "plan": None}
+    return found.finished and same and len(found.done) == len(found.units)
 
 
 def _machine(device: torch.device) -> str:
