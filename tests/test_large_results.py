@@ -3,25 +3,32 @@
 from __future__ import annotations
 
 import copy
+import itertools
+import os
+import shutil
 import threading
+import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 import backsight
 from backsight.methods.large import Large, fill
 from backsight.methods.large.read import _row_by_row
 from backsight.methods.large.watch import Silent
-from backsight.occlusion_store import Store
+from backsight.occlusion_store import Store, status
+from backsight.plots.pyramid import halves, write_png
 from backsight.sweep.grid import EDGES, grid
 from backsight.sweep.readout import Readout
 from backsight.sweep.units import UnitSweep, partitioned
 from nets import NETS, random_images
 from test_large import of_small_fields, smallest, task, tree
+from test_occlusion_store import in_child
 
 pytest.importorskip("google_crc32c")
 
@@ -333,3 +340,261 @@ def test_what_is_done_of_an_unfinished_store_is_read(
         (path / "drops" / f"c.{unit}.0").unlink()
     with pytest.raises(ValueError, match=r"^expected a store with units that are done, got .*$"):
         backsight.read_occlusion(path)
+
+
+# --- maps and pictures ---------------------------------------------------------------------------
+
+
+def of_store(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """The maps of a store by output, and what is told of the pictures."""
+    zarr = pytest.importorskip("zarr")
+    group = zarr.open_group(path, mode="r")
+    assert not {"maps", "overview"} - set(group.group_keys()) - {"overview"}
+    maps = {output: array[:] for output, array in group["maps"].arrays()}
+    cells = {output: array.attrs["cell"] for output, array in group["maps"].arrays()}
+    told = dict(group["overview"].attrs) if "overview" in group else {}
+    assert all(told[output]["cell"] == cells[output] for output in told)
+    return maps, {"cells": cells, "pictures": told}
+
+
+def by_hand(found: backsight.Occlusion, output: int, cell: int) -> np.ndarray:
+    """A map by looking at each cell, in doubles."""
+    axes = len(found.size)
+    shape = [-(-n // cell) for n in found.size]
+    total, count = np.zeros(shape), np.zeros(shape)
+    drops = found.drops[0, :, found.column(output)].tolist()
+    for box, drop in zip(found.boxes.tolist(), drops, strict=True):
+        if all(start < stop for start, stop in zip(box[:axes], box[axes:], strict=True)):
+            where = tuple(
+                slice(start // cell, -(-stop // cell))
+                for start, stop in zip(box[:axes], box[axes:], strict=True)
+            )
+            total[where] += drop
+            count[where] += 1
+    with np.errstate(invalid="ignore"):
+        return total / count
+
+
+def pictures(path: Path, output: int) -> list[np.ndarray]:
+    """RGBA, the finest first."""
+    folder = path / "overview" / str(output)
+    names = sorted(folder.iterdir(), key=lambda file: int(file.stem))
+    assert [file.name for file in names] == [f"{level}.png" for level in range(len(names))]
+    return [np.asarray(Image.open(file).convert("RGBA")) for file in names]
+
+
+MAPS: dict[str, tuple[str, dict[str, Any], int]] = {
+    "tiles": ("resnet18", {"window": 5}, 5),
+    "overlapping tiles": ("resnet18", {"window": 12, "stride": 4}, 4),
+    "not in cells": ("resnet18", {"window": 7, "stride": 4}, 4),
+    "two steps": ("resnet18", {"window": 12, "stride": (4, 6)}, 2),
+    "inside": ("resnet18", {"window": 12, "stride": 4, "edge": "inside"}, 4),
+    "overhang": ("resnet18", {"window": 5, "stride": 3, "edge": "overhang"}, 3),
+    "gaps": ("resnet18", {"window": 2, "stride": 9}, 9),
+    "one box": ("resnet18", {"window": 20, "edge": "drop"}, 20),
+    "roi": ("resnet18", {"window": 4, "roi": [[0, 0, 9, 9], [20, 11, 33, 30]]}, 4),
+    "1-D": ("conv1d", {"window": 8, "stride": 4}, 4),
+    "3-D": ("ct", {"window": 6, "stride": 3}, 3),
+}
+
+
+@pytest.mark.parametrize("name", MAPS)
+def test_maps_are_the_means_of_the_boxes(tmp_path: Path, name: str) -> None:
+    network, arguments, cell = MAPS[name]
+    model, image = NETS[network].build(), NETS[network].images()[0]
+    backsight.large_occlusion(model, image, **arguments, store=tmp_path / "a")
+    expected = backsight.large_occlusion(model, image, **arguments)
+    assert isinstance(expected, backsight.Occlusion)
+    maps, told = of_store(tmp_path / "a")
+    (output,) = maps
+    assert int(output) == expected.strongest()
+    assert told["cells"] == {output: cell}
+    heat = by_hand(expected, int(output), cell)
+    assert maps[output].dtype == np.float32
+    assert maps[output].shape == heat.shape
+    largest = np.nanmax(np.abs(heat))
+    assert largest > 0
+    np.testing.assert_allclose(maps[output], heat, rtol=0, atol=1e-6 * largest)
+    assert np.isnan(heat).any() == (name in ("roi", "one box"))
+    if len(expected.size) == 1:
+        assert not (tmp_path / "a" / "overview").exists()
+        return
+    about = told["pictures"][output]
+    layer = np.unravel_index(np.nanargmax(heat), heat.shape)[0]
+    assert about.get("layer") == (layer if heat.ndim == 3 else None)
+    shown = heat[layer] if heat.ndim == 3 else heat
+    assert about["limit"] == pytest.approx(np.nanmax(np.abs(shown)))
+    (picture,) = pictures(tmp_path / "a", int(output))
+    assert picture.shape == (*shown.shape, 4)
+    assert np.array_equal(picture[..., 3] == 0, np.isnan(shown))
+    red = picture[..., 0].astype(int) - picture[..., 2]
+    assert (red[np.nan_to_num(shown) > 0.02 * about["limit"]] > 0).all()
+    assert (red[np.nan_to_num(shown) < -0.02 * about["limit"]] < 0).all()
+
+
+def test_maps_of_boxes_in_cells_are_those_of_the_pixels(
+    near: nn.Module, scene: Tensor, tmp_path: Path
+) -> None:
+    where = {"window": 32, "stride": 16}
+    backsight.large_occlusion(near, scene, **where, memory=MEMORY, store=tmp_path / "a")
+    pixels = direct(near, scene, **where)
+    maps, _ = of_store(tmp_path / "a")
+    ((output, heat),) = maps.items()
+    wide = np.kron(heat, np.ones((16, 16), np.float32))[:300, :280]
+    assert np.array_equal(wide, pixels.map(int(output))[0].numpy())
+
+
+def test_targets_have_a_map_each_up_to_four(near: nn.Module, scene: Tensor, tmp_path: Path) -> None:
+    targets = [3, -5, 3, 1, 4, 2]
+    backsight.large_occlusion(near, scene, **WHERE, targets=targets, store=tmp_path / "a")
+    expected = direct(near, scene)
+    maps, told = of_store(tmp_path / "a")
+    assert set(maps) == set(told["pictures"]) == {"3", "0", "1", "4"}
+    for output, heat in maps.items():
+        largest = np.abs(heat).max()
+        np.testing.assert_allclose(heat, by_hand(expected, int(output), 16), atol=1e-6 * largest)
+
+
+def test_maps_of_many_cells_are_coarser_and_computed_in_bands(
+    near: nn.Module, scene: Tensor, complete: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("backsight.methods.large.derive._BAND", 100)
+    monkeypatch.setattr("backsight.methods.large.derive._CHUNKS", {2: 7})
+    job = task(near, scene, MEMORY, **WHERE)
+    fill(job, tmp_path / "a")
+    maps, _ = of_store(tmp_path / "a")
+    whole, _ = of_store(complete)
+    ((output, heat),) = maps.items()
+    assert np.array_equal(heat, whole[output])
+    assert len(list((tmp_path / "a" / "maps" / output).glob("c.*"))) == 9
+    monkeypatch.setattr("backsight.methods.large.derive._CELLS", 60)
+    fill(task(near, scene, MEMORY, **WHERE), tmp_path / "b")
+    maps, told = of_store(tmp_path / "b")
+    assert told["cells"] == {output: 48}
+    assert maps[output].size <= 60
+    expected = by_hand(direct(near, scene), int(output), 48)
+    np.testing.assert_allclose(maps[output], expected, atol=1e-6 * np.abs(expected).max())
+
+
+def test_pyramids_halve_what_is_there() -> None:
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=(1100, 513)).astype(np.float32)
+    values[:300, :200] = np.nan
+    levels = list(halves(values))
+    assert [level.shape for level in levels] == [(1100, 513), (550, 257), (275, 129), (138, 65)]
+    for finer, level in itertools.pairwise(levels):
+        padded = np.pad(finer, [(0, n % 2) for n in finer.shape], constant_values=np.nan).astype(
+            np.float64
+        )
+        quarters = padded.reshape(level.shape[0], 2, level.shape[1], 2).transpose(0, 2, 1, 3)
+        quarters = quarters.reshape(*level.shape, 4)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)
+            expected = np.nanmean(quarters, axis=2)
+        np.testing.assert_allclose(level, expected, rtol=1e-6)
+    assert np.isnan(levels[-1]).any()
+    assert [level.shape for level in halves(values[:256, :9])] == [(256, 9)]
+
+
+def test_pictures_have_the_colours_of_overlays(tmp_path: Path) -> None:
+    matplotlib = pytest.importorskip("matplotlib")
+    values = np.linspace(-3, 3, 1001, dtype=np.float32).reshape(7, 143)
+    values[2, 5:9] = np.nan
+    with open(tmp_path / "a.png", "wb") as file:
+        write_png(file, values, 2.0)
+    found = np.asarray(Image.open(tmp_path / "a.png").convert("RGBA")).astype(int)
+    known = ~np.isnan(values)
+    assert np.array_equal(found[..., 3], np.where(known, 255, 0))
+    expected = 255 * matplotlib.colormaps["RdBu_r"](np.clip(values / 4 + 0.5, 0, 1))
+    assert (
+        np.abs(found - expected)[known].max() <= 5
+    )  # a step of the colours: its table has 256, ours 255
+    assert np.ptp(found[known], axis=0)[:3].min() > 150
+
+
+# --- killed while they are written ---------------------------------------------------------------
+
+
+def test_killed_while_maps_are_written_it_finishes(
+    near: nn.Module, scene: Tensor, complete: Path, tmp_path: Path
+) -> None:
+    first, replace = tmp_path / "first", os.replace
+
+    def run(path: Path, deaths: int, when: str) -> None:
+        left = deaths
+
+        def dying(source: str, target: str) -> None:
+            nonlocal left
+            inside = Path(target).relative_to(path.resolve()).parts
+            derived = inside[0] in ("maps", "overview")
+            left -= derived
+            if derived and left == 0 and when == "before":
+                os._exit(9)
+            replace(source, target)
+            if derived and left == 0:
+                os._exit(9)
+
+        os.replace = dying
+        fill(task(near, scene, MEMORY, **WHERE), path)
+        os._exit(0)
+
+    every = ((deaths, when) for deaths in itertools.count(1) for when in ("before", "after"))
+    for deaths, when in every:
+        path = tmp_path / f"{deaths} {when}"
+        if first.exists():  # units are computed once
+            shutil.copytree(first, path)
+        code = in_child(lambda path=path, at=deaths, when=when: run(path, at, when))  # type: ignore[misc]
+        assert code in (0, 9)
+        if code == 0:
+            break
+        if not first.exists():
+            shutil.copytree(path, first)
+        assert not status(path)["finished"]
+        fill(task(near, scene, MEMORY, **WHERE), path)
+        assert tree(path) == tree(complete)
+    assert deaths == 1 + sum(name.startswith(("maps", "overview")) for name in tree(complete))
+
+
+def test_maps_that_are_gone_or_damaged_are_written_again(
+    near: nn.Module, scene: Tensor, complete: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("backsight.sweep.units.UnitSweep.run", None)  # nothing is computed
+    names = [name for name in tree(complete) if name.startswith(("maps", "overview"))]
+    assert len(names) > 4
+    for i, name in enumerate(names):
+        path = tmp_path / f"{i}"
+        shutil.copytree(complete, path)
+        if i % 2:
+            (path / name).unlink()
+        else:
+            data = bytearray((path / name).read_bytes())
+            data[len(data) // 2] ^= 8
+            (path / name).write_bytes(data)
+        assert not Store.view(path).intact
+        fill(task(near, scene, MEMORY, **WHERE), path)
+        assert tree(path) == tree(complete)
+        assert Store.view(path).intact
+    shutil.rmtree(path / "overview")
+    fill(task(near, scene, MEMORY, **WHERE), path)
+    assert tree(path) == tree(complete)
+
+
+def test_what_keeps_maps_from_being_written_is_raised(
+    near: nn.Module, scene: Tensor, complete: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "a"
+    output = next((complete / "overview").glob("*/0.png")).parent.name
+    obstacle = path / "overview" / output / "0.png"
+
+    class Blocking(Told):
+        def stored(self, unit: int) -> None:
+            obstacle.mkdir(parents=True, exist_ok=True)
+
+    with pytest.raises(OSError, match=r"cannot write overview/.*/0.png of the store") as caught:
+        fill(task(near, scene, MEMORY, **WHERE), path, watch=Blocking(path))
+    assert not status(path)["finished"]
+    assert "\n" not in str(caught.value)
+    assert not [name for name in tree(path) if name.endswith((".tmp", ".lock"))]
+    obstacle.rmdir()
+    fill(task(near, scene, MEMORY, **WHERE), path)
+    assert tree(path) == tree(complete)

@@ -548,3 +548,52 @@ def test_folders_that_cannot_be_written_get_a_sentence(tmp_path: Path, whole: Pa
             assert tree(public) == before
         finally:
             (public / "a").chmod(0o755)
+
+
+def test_what_is_derived_is_part_of_a_finished_store(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    heat = np.random.default_rng(0).normal(size=(7, 5, 9)).astype(np.float32)
+    sweep(path)
+
+    def derived() -> None:
+        with Store.open(path, META) as store:
+            store.derive_group("maps", {"a": 1})
+            store.derive_array("maps/3", heat, (3, 5, 4), ("z", "y", "x"), {"cell": 8})
+            with store.deriving("overview/3/0.png") as file:
+                file.write(b"picture")
+            with pytest.raises(ValueError, match="expected a path in maps or overview, got drops"):
+                store.derive_group("drops", {})
+            store.finish()
+
+    derived()
+    first = tree(path)
+    store = Store.view(path)
+    assert store.intact
+    chunks = [f"maps/3/c.{z}.0.{x}" for z in range(3) for x in range(3)]
+    files = ["maps/3/zarr.json", "maps/zarr.json", "overview/3/0.png"]
+    assert list(store.derived) == chunks + files
+    assert {name for name in first if name.startswith(("maps", "overview"))} == {
+        *store.derived,
+        *("maps", "maps/3", "overview", "overview/3"),
+    }
+    for name in store.derived:
+        data = (path / name).read_bytes()
+        for bad in damages(data)[1:]:
+            if bad != data:
+                (path / name).write_bytes(bad)
+                assert not Store.view(path).intact
+        (path / name).unlink()
+        assert not Store.view(path).intact
+        derived()
+        assert tree(path) == first
+        assert Store.view(path).intact
+    (path / "maps" / "3" / ".c.0.0.0.7-0123abcd.tmp").touch()  # of a killed writer
+    Store.open(path, META).close()
+    assert tree(path) == first
+    (path / "drops" / "c.1.0").unlink()
+    assert not Store.view(path).intact
+    zarr = pytest.importorskip("zarr")
+    found = zarr.open_group(path, mode="r")["maps/3"]
+    assert np.array_equal(found[:], heat)
+    assert dict(found.attrs) == {"cell": 8}
+    assert found.metadata.dimension_names == ("z", "y", "x")

@@ -11,6 +11,9 @@ with rows of NaN, or of zeros where they are integers, so that unit ``u`` begins
 the longest; where all units but the last are of one length, rows are positions and there is no
 padding.
 
+What is derived from the units when all are done lies in the groups ``maps`` and ``overview``. A
+store that is finished tells the SHA-256 of each of these files.
+
 Files appear whole or not at all and say the same whenever and in whatever order they are written:
 the store of a sweep that was killed and taken up again has the bytes of one that was not. Nothing
 in it tells of a clock, a host or a speed.
@@ -35,7 +38,7 @@ from functools import cached_property
 from math import prod
 from pathlib import Path
 from types import TracebackType
-from typing import Any, ClassVar
+from typing import Any, BinaryIO, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -50,6 +53,7 @@ Pathlike = str | os.PathLike[str]
 _FORMAT = 2
 _META = "zarr.json"
 _LOCK = ".lock"
+_DERIVED = ("maps", "overview")
 _ARRAYS = ("base", "boxes", "drops", "most_probable", "noise_floor", "scores", "targets")
 _DTYPES = ("float16", "float32", "float64")
 #: Seconds that a writer who shares a store waits for one who does not.
@@ -174,6 +178,7 @@ class Store:
         dtype: of drops and scores, by name.
         finished: whether :meth:`finish` has been called, in this process or an earlier one.
         found: what :meth:`finish` was given.
+        derived: the files of what is derived from the units, and the SHA-256 of each.
     """
 
     def __init__(self, path: Path, lock: _Lock | None, root: Mapping[str, Any]) -> None:
@@ -183,8 +188,10 @@ class Store:
         self.meta: dict[str, Any] = root["meta"]
         self.finished: bool = root["finished"]
         self.found: dict[str, Any] = root["found"]
+        self.derived: dict[str, str] = root["derived"]
         self.units, self.dtype = self._layout.units, self._layout.dtype
         self._right: set[int] = set()
+        self._deriving: list[str] = []
 
     @classmethod
     def create(
@@ -390,6 +397,75 @@ class Store:
             found[name] = values[: self.units[unit]]
         return found
 
+    @property
+    def intact(self) -> bool:
+        """Whether the store is finished, and all of it is as it was written. All is read once."""
+        if not self.finished or len(self.done) < len(self.units):
+            return False
+        if self.base is None or self.targets is None:
+            return False
+        return all(self._sum(name) == known for name, known in self.derived.items())
+
+    @contextlib.contextmanager
+    def deriving(self, name: str) -> Iterator[BinaryIO]:
+        """Open a file of what is derived from the units for writing; it is there whole or not at
+        all.
+
+        Args:
+            name: its path in the store, in the folder "maps" or "overview".
+
+        Raises:
+            OSError: the disk is full, or the folder cannot be written to; all units stay.
+        """
+        with self._derived(name) as path, store.whole(path) as file:
+            yield file
+
+    def derive_group(self, name: str, attributes: Mapping[str, Any]) -> None:
+        """Say what lies in a folder, in the zarr metadata of a group."""
+        with self._derived(f"{name}/{_META}") as path:
+            store.write_json(path, _group(attributes))
+
+    def derive_array(
+        self,
+        name: str,
+        values: Array,
+        chunk: Sequence[int],
+        axes: Sequence[str],
+        attributes: Mapping[str, Any],
+    ) -> None:
+        """Write a zarr array, of floating point and padded with NaN.
+
+        Args:
+            name: its path in the store.
+            values: the array.
+            chunk: the shape of a chunk.
+            axes: their names.
+            attributes: values that JSON can say.
+        """
+        counts = [-(-n // side) for n, side in zip(values.shape, chunk, strict=True)]
+        for index in itertools.product(*map(range, counts)):
+            part = values[
+                tuple(slice(i * c, (i + 1) * c) for i, c in zip(index, chunk, strict=True))
+            ]
+            whole = np.full(chunk, np.nan, values.dtype)
+            whole[tuple(map(slice, part.shape))] = part
+            with self._derived(f"{name}/c.{'.'.join(map(str, index))}") as path:
+                store.write_bytes(path, _encoded(whole))
+        metadata = _array(values.dtype.name, values.shape, tuple(chunk), tuple(axes))
+        with self._derived(f"{name}/{_META}") as path:
+            store.write_json(path, metadata | {"attributes": dict(attributes)})
+
+    @contextlib.contextmanager
+    def _derived(self, name: str) -> Iterator[Path]:
+        self._writable()
+        if name.split("/")[0] not in _DERIVED:
+            raise ValueError(f"expected a path in {' or '.join(_DERIVED)}, got {name}")
+        path = self.path / name
+        with _sentence(f"cannot write {name} of the store {self.path}", kept=True):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield path
+        self._deriving.append(name)
+
     def finish(self, found: Mapping[str, Any] | None = None) -> None:
         """Say that the sweep is complete, and close the store.
 
@@ -403,11 +479,12 @@ class Store:
         if missing or self.base is None or self.targets is None:
             what = f"{len(missing)} units, the first {missing[0]}" if missing else "the base scores"
             raise ValueError(f"expected a complete store, and {self.path} misses {what}")
-        root = _read_root(self.path) | {"finished": True, "found": _plain(found or {})}
         self._writable()
+        derived = {name: self._sum(name) for name in sorted(self._deriving)}
+        end: dict[str, Any] = {"finished": True, "found": _plain(found or {}), "derived": derived}
         with _sentence(f"cannot finish the store {self.path}"):
-            _write_root(self.path, root)
-        self.finished, self.found = True, root["found"]
+            _write_root(self.path, _read_root(self.path) | end)
+        self.finished, self.found, self.derived = True, end["found"], derived
         self.close()
 
     def close(self) -> None:
@@ -448,10 +525,9 @@ class Store:
             for name in arrays
         }
         for name, values in whole.items():
-            data = values.astype(values.dtype.newbyteorder("<"), copy=False).tobytes()
             path = self.path / name / arrays[name].file(index)
             with _sentence(f"cannot write {what} of the store {self.path}", kept=True):
-                store.write_bytes(path, data + _checksum(data))
+                store.write_bytes(path, _encoded(values))
 
     def _padded(self, name: str, values: Array, chunks: _Chunks, index: int) -> Array:
         longest, *columns = chunks.shape
@@ -467,6 +543,15 @@ class Store:
         whole = np.full(chunks.shape, _fill(chunks.dtype), chunks.dtype)
         whole[: len(values)] = values
         return whole
+
+    def _sum(self, name: str) -> str:
+        """The SHA-256 of a file, "" where there is none."""
+        try:
+            return hashlib.sha256((self.path / name).read_bytes()).hexdigest()
+        except (FileNotFoundError, NotADirectoryError):
+            return ""
+        except OSError as error:
+            raise OSError(f"cannot read the store {self.path}: {error.strerror}") from error
 
     def _payload(self, name: str, chunks: _Chunks, index: int) -> Array | None:
         """A chunk's values, or None where it is missing or damaged."""
@@ -627,6 +712,7 @@ def _make(folder: Path, meta: dict[str, Any], layout: _Layout) -> dict[str, Any]
         "meta": meta,
         "finished": False,
         "found": {},
+        "derived": {},
     }
     try:
         with _sentence(f"cannot make the store {folder}"):
@@ -685,6 +771,17 @@ def _array(
     }
 
 
+def _group(attributes: Mapping[str, Any]) -> dict[str, Any]:
+    """Metadata of a group in zarr format 3."""
+    return {"zarr_format": 3, "node_type": "group", "attributes": dict(attributes)}
+
+
+def _encoded(values: Array) -> bytes:
+    """A chunk as its file holds it."""
+    data = values.astype(values.dtype.newbyteorder("<"), copy=False).tobytes()
+    return data + _checksum(data)
+
+
 def _checksum(data: bytes) -> bytes:
     try:
         import google_crc32c
@@ -732,8 +829,7 @@ def _digest(folder: Path, root: Mapping[str, Any]) -> str:
 
 def _write_root(folder: Path, root: Mapping[str, Any]) -> None:
     attributes = {"backsight": {**root, "digest": _digest(folder, root)}}
-    group = {"zarr_format": 3, "node_type": "group", "attributes": attributes}
-    store.write_json(folder / _META, group)
+    store.write_json(folder / _META, _group(attributes))
 
 
 def _read_root(folder: Path) -> dict[str, Any]:
@@ -785,7 +881,8 @@ def _only_remains(folder: Path) -> None:
 
 def _sweep(folder: Path) -> None:
     """Remove the temporary files that killed writers have left."""
-    for place in (folder, *(folder / name for name in _ARRAYS)):
+    derived = (Path(place) for top in _DERIVED for place, _, _ in os.walk(folder / top))
+    for place in (folder, *(folder / name for name in _ARRAYS), *derived):
         for name in _files(place):
             if _TEMPORARY.fullmatch(name):
                 (place / name).unlink(missing_ok=True)

@@ -16,6 +16,7 @@ from ..._version import __version__
 from ...models.subject import Subject
 from ...occlusion_store import Store
 from ...sweep.readout import Drops, Reading
+from .derive import derive
 from .task import Large
 from .watch import Silent, Watch
 
@@ -63,6 +64,7 @@ def fill(
                         writer.wait()
                 _keep_base(store, task.sweep.base())
         if len(store.done) == len(task.units):
+            derive(store)
             floors = (store.read(unit, "noise_floor") for unit in range(len(task.units)))
             store.finish({"noise_floor": max(float(f["noise_floor"][0]) for f in floors)})
     return Store.view(path)
@@ -186,7 +188,7 @@ def _is_finished(path: str | PathLike[str], meta: dict[str, Any]) -> bool:
     except (ValueError, OSError):
         return False
     same = {**found.meta, "plan": None} == {**meta, "plan": None}
-    return found.finished and same and len(found.done) == len(found.units)
+    return same and found.intact
 
 
 def _machine(device: torch.device) -> str:
