@@ -6,6 +6,7 @@ import copy
 import itertools
 import os
 import shutil
+import sys
 import threading
 import warnings
 from pathlib import Path
@@ -23,6 +24,7 @@ from backsight.methods.large.read import _row_by_row
 from backsight.methods.large.watch import Silent
 from backsight.occlusion_store import Store, status
 from backsight.plots.pyramid import halves, write_png
+from backsight.sources import geo, open_source
 from backsight.sweep.grid import EDGES, grid
 from backsight.sweep.readout import Readout
 from backsight.sweep.units import UnitSweep, partitioned
@@ -31,6 +33,7 @@ from test_large import of_small_fields, smallest, task, tree
 from test_occlusion_store import in_child
 
 pytest.importorskip("google_crc32c")
+tifffile = pytest.importorskip("tifffile")
 
 WHERE: dict[str, Any] = {"window": 24, "stride": 16}
 MEMORY = 1 << 20
@@ -349,9 +352,10 @@ def of_store(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """The maps of a store by output, and what is told of the pictures."""
     zarr = pytest.importorskip("zarr")
     group = zarr.open_group(path, mode="r")
-    assert not {"maps", "overview"} - set(group.group_keys()) - {"overview"}
-    maps = {output: array[:] for output, array in group["maps"].arrays()}
-    cells = {output: array.attrs["cell"] for output, array in group["maps"].arrays()}
+    names = [folder.name for folder in (path / "maps").iterdir() if folder.is_dir()]
+    arrays = {output: group["maps"][output] for output in names}
+    maps = {output: array[:] for output, array in arrays.items()}
+    cells = {output: array.attrs["cell"] for output, array in arrays.items()}
     told = dict(group["overview"].attrs) if "overview" in group else {}
     assert all(told[output]["cell"] == cells[output] for output in told)
     return maps, {"cells": cells, "pictures": told}
@@ -598,3 +602,184 @@ def test_what_keeps_maps_from_being_written_is_raised(
     obstacle.rmdir()
     fill(task(near, scene, MEMORY, **WHERE), path)
     assert tree(path) == tree(complete)
+
+
+# --- on the ground -------------------------------------------------------------------------------
+
+KEYS = {"area": (1, 1, 0, 2, 1024, 0, 1, 1, 1025, 0, 1, 1)}
+KEYS["points"] = (*KEYS["area"][:-1], 2)
+TIED = [
+    (33550, "d", 3, (0.5, 0.25, 0.0), True),
+    (33922, "d", 12, (8.0, 4.0, 0.0, 100.0, 200.0, 0.0, 20.0, 4.0, 0.0, 106.0, 200.0, 0.0), True),
+]
+SINGLE = (33922, "d", 6, (8.0, 4.0, 0.0, 100.0, 200.0, 0.0), True)
+TURNED = [
+    (
+        *(34264, "d", 16),
+        (0.5, -0.1, 0, 300.0, 0.2, 0.4, 0, -50.0, 0, 0, 0, 0, 0, 0, 0, 1.0),
+        True,
+    )
+]
+
+
+def on_the_ground(tags: dict[str, Any], row: float, column: float) -> list[tuple[float, float]]:
+    """Where the corner of a pixel lies, rows and columns counted from the image's corner, by every
+    tie point; written after the standard (OGC 19-008r4, chapter 7).
+    """
+    keys = tags["GeoKeyDirectory"]
+    raster = next(keys[i + 3] for i in range(4, len(keys), 4) if keys[i] == 1025)
+    if raster == 2:  # points: (0, 0) is the centre of the first pixel
+        row, column = row - 0.5, column - 0.5
+    if "ModelTransformation" in tags:
+        a, b, _, x, c, d, _, y = tags["ModelTransformation"][:8]
+        return [(a * column + b * row + x, c * column + d * row + y)]
+    wide, high = tags["ModelPixelScale"][:2]
+    ties = np.reshape(tags["ModelTiepoint"], (-1, 6))
+    return [(x + (column - i) * wide, y - (row - j) * high) for i, j, _, x, y, _ in ties]
+
+
+def write_scene(path: Path, image: Tensor, tags: list[Any]) -> None:
+    tifffile.imwrite(
+        path,
+        image.numpy().transpose(1, 2, 0),
+        photometric="rgb",
+        tile=(64, 64),
+        metadata=None,
+        extratags=[*tags, (34737, "s", 0, "WGS 84|", True), (42113, "s", 0, "-9999", True)],
+    )
+
+
+@pytest.mark.parametrize("raster", ["area", "points"])
+@pytest.mark.parametrize("placed", [TIED, TURNED], ids=["tied", "turned"])
+def test_a_map_lies_where_its_image_lies(
+    near: nn.Module, scene: Tensor, tmp_path: Path, placed: list[Any], raster: str
+) -> None:
+    keys = (34735, "H", 12, KEYS[raster], True)
+    write_scene(tmp_path / "scene.tif", scene, [*placed, keys])
+    roi = [[0, 0, 200, 280]]
+    backsight.large_occlusion(
+        near, tmp_path / "scene.tif", **WHERE, roi=roi, memory=MEMORY, store=tmp_path / "a"
+    )
+    with open_source(tmp_path / "scene.tif") as image:
+        assert image.geo is not None
+        assert Store.view(tmp_path / "a").meta["geo"] == image.geo
+        maps, _ = of_store(tmp_path / "a")
+        ((output, heat),) = maps.items()
+        path = tmp_path / "a" / "maps" / f"{output}.tif"
+        with open_source(path) as found:
+            assert found.shape == (1, 19, 18)
+            assert found.dtype == np.float32
+            values = found.read([0, 0, 19, 18])[0]
+            assert np.array_equal(values, heat, equal_nan=True)
+            assert np.isnan(values).any()
+            assert found.geo is not None
+            assert found.geo["GDAL_NODATA"] == "nan"
+            for name in ("GeoKeyDirectory", "GeoAsciiParams"):
+                assert found.geo[name] == image.geo[name]
+            assert found.geo.keys() == image.geo.keys()
+            for row, column in ((0, 0), (3, 11), (18.5, 17.25)):
+                here = on_the_ground(found.geo, row, column)
+                np.testing.assert_allclose(
+                    here, on_the_ground(image.geo, 16 * row, 16 * column), rtol=1e-12
+                )
+                assert here != on_the_ground(image.geo, row, column) or not row
+
+
+@pytest.mark.parametrize("raster", ["area", "points"])
+@pytest.mark.parametrize("placed", [[*TIED[:1], SINGLE], TURNED], ids=["tied", "turned"])
+def test_rasterio_agrees_where_a_map_lies(tmp_path: Path, placed: list[Any], raster: str) -> None:
+    rasterio = pytest.importorskip("rasterio")
+    keys = (34735, "H", 12, KEYS[raster], True)
+    write_scene(tmp_path / "scene.tif", torch.zeros(3, 300, 280), [*placed, keys])
+    with open_source(tmp_path / "scene.tif") as source, open(tmp_path / "map.tif", "wb") as file:
+        assert source.geo is not None
+        geo.write_map(file, np.full((19, 18), np.nan), geo.scaled(source.geo, 16, 16))
+    with (
+        rasterio.open(tmp_path / "scene.tif") as image,
+        rasterio.open(tmp_path / "map.tif") as found,
+    ):
+        for column, row in ((0, 0), (11, 3), (17.25, 18.5)):
+            there = image.transform * (16 * column, 16 * row)
+            np.testing.assert_allclose(found.transform * (column, row), there, rtol=1e-12)
+            assert there != (16 * column, 16 * row)
+        assert found.crs == image.crs
+        assert np.isnan(found.nodata)
+
+
+def test_a_store_of_a_placed_image_is_the_same_however_it_was_made(
+    near: nn.Module, scene: Tensor, tmp_path: Path
+) -> None:
+    path = tmp_path / "scene.tif"
+    write_scene(path, scene, [*TIED, (34735, "H", 12, KEYS["area"], True)])
+    where = WHERE | {"memory": MEMORY, "targets": [2, 0]}
+    backsight.large_occlusion(near, path, **where, store=tmp_path / "whole")
+    for first in (2, 0, 1):
+        backsight.large_occlusion(near, path, **where, store=tmp_path / "a", shard=(first, 3))
+    whole = tree(tmp_path / "whole")
+    assert tree(tmp_path / "a") == whole
+    assert {"maps/2.tif", "maps/0.tif"} < set(whole)
+    assert Store.view(tmp_path / "a").derived.keys() >= {"maps/2.tif", "maps/0.tif"}
+
+
+class Own:
+    """An image of the caller's own making."""
+
+    dtype = np.float32
+
+    def __init__(self, values: np.ndarray, **more: Any) -> None:
+        self.values, self.shape = values, values.shape
+        vars(self).update(more)
+
+    def read(self, box: list[int]) -> np.ndarray:
+        top, left, bottom, right = box
+        return self.values[:, top:bottom, left:right]
+
+    def fingerprint(self) -> str:
+        return "mine"
+
+
+@pytest.mark.parametrize(
+    ("more", "placed"),
+    [
+        ({}, None),
+        ({"geo": None}, None),
+        ({"geo": "Berlin"}, None),
+        ({"geo": {"ModelPixelScale": [1.0, 2.0]}}, None),
+        ({"geo": {"ModelPixelScale": np.array([1, 2, 0])}}, {"ModelPixelScale": [1.0, 2.0, 0.0]}),
+    ],
+)
+def test_images_of_ones_own_may_say_where_they_lie(
+    near: nn.Module, scene: Tensor, tmp_path: Path, more: dict[str, Any], placed: Any
+) -> None:
+    image = Own(scene.numpy(), **more)
+    backsight.large_occlusion(near, image, **WHERE, store=tmp_path / "a")
+    assert Store.view(tmp_path / "a").meta["geo"] == placed
+    assert any(name.endswith(".tif") for name in tree(tmp_path / "a")) == (placed is not None)
+
+
+def test_damaged_tags_are_left_out() -> None:
+    tags: dict[str, Any] = {
+        "ModelTiepoint": (1.0,) * 7,
+        "ModelTransformation": tuple(map(float, range(16))),
+        "GeoKeyDirectory": (1, 1, 0, 70000),
+        "GeoDoubleParams": 6378137.0,
+        "GeoAsciiParams": b"WGS\xff|",
+        "GDAL_NODATA": 3,
+        "Else": [1],
+    }
+    assert geo.known(tags) == {
+        "ModelTransformation": list(map(float, range(16))),
+        "GeoDoubleParams": [6378137.0],
+        "GeoAsciiParams": "WGS\ufffd|",
+    }
+    assert geo.known({"GeoDoubleParams": (1.0, np.nan), "GeoKeyDirectory": (1.5,)}) is None
+
+
+def test_the_package_that_maps_need_is_named_before_all_work(
+    near: nn.Module, scene: Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "tifffile", None)
+    image = Own(scene.numpy(), geo={"ModelPixelScale": [1, 2, 0]})
+    with pytest.raises(ImportError, match="writing GeoTIFF needs the package tifffile: pip"):
+        backsight.large_occlusion(near, image, **WHERE, store=tmp_path / "a")
+    assert not (tmp_path / "a").exists()

@@ -13,6 +13,7 @@ import torch
 from ... import ops
 from ...occlusion_store import Store
 from ...plots.pyramid import halves, write_png
+from ...sources import geo
 
 __all__ = ["derive"]
 
@@ -36,6 +37,8 @@ def derive(store: Store) -> None:
     what each of its pixels is in `Occlusion.map`. It is NaN where no box lies.
 
     - ``maps/<output>``: the map, a zarr array of the drops' dtype.
+    - ``maps/<output>.tif``: the same as a GeoTIFF of float32, of two axes and where the image has
+      GeoTIFF tags: these, scaled to the cells.
     - ``overview/<output>/<level>.png``: of two axes, the map as a picture, a pixel a cell, and its
       halves down to 256 pixels; of three axes, that of the layer with the map's largest value; of
       one axis, none. Colours reach from -limit to limit, the largest absolute value, which the
@@ -59,6 +62,9 @@ def derive(store: Store) -> None:
         store.derive_array(f"maps/{name}", heat, side, _AXES[-axes:], {"cell": cell})
         if axes == 1:
             continue
+        if axes == 2 and store.meta["geo"]:
+            with store.deriving(f"maps/{name}.tif") as file:
+                geo.write_map(file, heat, geo.scaled(store.meta["geo"], cell, cell))
         told[name] = {"cell": cell}
         if axes == 3:
             layer = _strongest(heat)

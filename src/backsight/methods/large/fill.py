@@ -15,6 +15,7 @@ import torch
 from ..._version import __version__
 from ...models.subject import Subject
 from ...occlusion_store import Store
+from ...sources import geo
 from ...sweep.readout import Drops, Reading
 from .derive import derive
 from .task import Large
@@ -38,6 +39,8 @@ def fill(
     meta = description(task)
     if _is_finished(path, meta):
         return Store.view(path)
+    if meta["geo"] and len(task.shape) == 3:
+        geo.load_tifffile("writing GeoTIFF")  # says that the package is missing before all work
     meta |= {"plan": _plan(task)}
     watch = watch or Silent()
     outputs = task.readout.columns(task.sweep.graph.outputs)
@@ -138,6 +141,7 @@ def description(task: Large) -> dict[str, Any]:
     return {
         "model": _fingerprint(task.subject),
         "image": {"shape": list(task.shape), "fingerprint": task.image.fingerprint()},
+        "geo": geo.known(getattr(task.image, "geo", None)),
         "grid": None if task.grid.shape is None else list(task.grid.shape),
         "boxes": hashlib.sha256(task.grid.boxes.numpy().tobytes()).hexdigest(),
         "baseline": np.asarray(task.baseline, np.float64).reshape(-1).tolist(),

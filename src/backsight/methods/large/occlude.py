@@ -73,7 +73,8 @@ def large_occlusion(
             sweep, that is taken up: a killed run is finished by the same call, and the store then
             has the bytes of one that was not killed. It holds neither clock nor host. Whoever
             finishes it adds the maps of the output with the largest score, or of the first four
-            targets: as arrays, "maps/<output>", and as PNGs of every size, "overview/<output>".
+            targets: as arrays, "maps/<output>", as PNGs of every size, "overview/<output>", and of
+            images with GeoTIFF tags as GeoTIFF, "maps/<output>.tif".
         shard: (i, n) for the i-th of n processes on one store, from 0: each computes units of its
             own. Another number of processes may take a store up.
         show_progress: show a progress bar on stderr.
