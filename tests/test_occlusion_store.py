@@ -30,26 +30,35 @@ META = {
     "versions": {"torch": "2.13.0"},
     "threads": 2,
 }
-LAYOUT: dict[str, Any] = {"units": (5, 5, 5, 3), "outputs": 3, "scores": True}
+ARRAYS = ["base", "boxes", "drops", "most_probable", "noise_floor", "scores", "targets"]
+LAYOUT: dict[str, Any] = {"units": (5, 5, 5, 3), "outputs": 3}
 FORK = multiprocessing.get_context("fork")
 
 
-def arrays(unit: int, layout: dict[str, Any] = LAYOUT) -> dict[str, np.ndarray]:
+def arrays(unit: int, layout: dict[str, Any] = LAYOUT) -> dict[str, Any]:
     rng = np.random.default_rng(unit)
     n, outputs = layout["units"][unit], layout["outputs"]
     drops = rng.normal(size=(n, outputs)).astype(layout.get("dtype", "float32"))
-    found = {"drops": drops, "boxes": rng.integers(0, 2**40, (n, 4))}
-    return found | {"scores": 1 - drops} if layout.get("scores") else found
+    return {
+        "drops": drops,
+        "scores": 1 - drops,
+        "boxes": rng.integers(0, 2**40, (n, 4)),
+        "most_probable": rng.integers(0, 1000, (n, 1)),
+        "noise_floor": rng.uniform(0, 1e-6),
+    }
 
 
 BASE = np.array([0.1, 1e-300, -7.0])
+TARGETS = np.array([7, 3, 999])
 
 
 def sweep(path: Path, layout: dict[str, Any] = LAYOUT, order: int = 1) -> None:
     """What a run does, whether it is the first or not."""
     with Store.begin(path, META, **layout) as store:
-        if store.base is None:
-            store.write_base(np.resize(BASE, layout["outputs"]))
+        if store.base is None or store.targets is None:
+            store.write_base(
+                np.resize(BASE, layout["outputs"]), np.resize(TARGETS, layout["outputs"])
+            )
         for unit in sorted(set(range(len(layout["units"]))) - store.done)[::order]:
             store.write(unit, **arrays(unit, layout))
         store.finish({"noise_floor": 1e-7})
@@ -92,10 +101,15 @@ def test_what_is_written_is_read(whole: Path) -> None:
     assert store.units == (5, 5, 5, 3)
     assert store.base is not None
     assert np.array_equal(store.base, BASE)
+    assert store.targets is not None
+    assert np.array_equal(store.targets, TARGETS)
     for unit in range(4):
-        for name, values in store.read(unit).items():
+        found = store.read(unit)
+        assert found.pop("noise_floor").tolist() == [arrays(unit)["noise_floor"]]
+        for name, values in found.items():
             assert values.dtype == arrays(unit)[name].dtype
             assert np.array_equal(values, arrays(unit)[name])
+        assert list(store.read(unit, "boxes")) == ["boxes"]
 
 
 @pytest.mark.parametrize("units", [(5, 5, 5, 3), (4,), (2, 5, 3)])
@@ -107,29 +121,32 @@ def test_zarr_reads_it_and_would_write_the_same(
     layout = LAYOUT | {"units": units, "dtype": dtype}
     sweep(tmp_path / "a", layout)
     group = zarr.open_group(tmp_path / "a", mode="r")
-    assert sorted(group.array_keys()) == ["base", "boxes", "drops", "scores"]
+    assert sorted(group.array_keys()) == ARRAYS
     assert np.array_equal(group["base"][:], BASE)
+    assert np.array_equal(group["targets"][:], TARGETS)
     longest = max(units)
     rows = longest * (len(units) - 1) + units[-1]
-    for name in ("drops", "scores", "boxes"):
-        found, fill = group[name][:], 0 if name == "boxes" else np.nan
-        assert len(found) == rows
+    axes = {"boxes": "bound", "most_probable": "rank", "drops": "output", "scores": "output"}
+    for name in (*axes, "noise_floor"):
+        found, fill = group[name][:], np.nan if group[name].dtype.kind == "f" else 0
+        step = 1 if name == "noise_floor" else longest
+        assert len(found) == (len(units) if step == 1 else rows)
         for unit, n in enumerate(units):
-            part = found[unit * longest : (unit + 1) * longest]
-            assert np.array_equal(part[:n], arrays(unit, layout)[name])
+            part = found[unit * step : (unit + 1) * step]
+            assert np.array_equal(part[:n], np.atleast_1d(arrays(unit, layout)[name]))
             assert np.array_equal(part[n:], np.full_like(part[n:], fill), equal_nan=True)
         copy = zarr.create_array(
             tmp_path / "b",
             name=name,
             shape=found.shape,
             dtype=found.dtype,
-            chunks=(longest, found.shape[1]),
+            chunks=(step, *found.shape[1:]),
             fill_value=fill,
             serializer=zarr.codecs.BytesCodec(endian="little"),
             filters=(),
             compressors=[zarr.codecs.Crc32cCodec()],
             chunk_key_encoding={"name": "default", "separator": "."},
-            dimension_names=("position", "bound" if name == "boxes" else "output"),
+            dimension_names=("position", axes[name]) if name in axes else ("unit",),
             config={"write_empty_chunks": True},
         )
         copy[:] = found
@@ -151,16 +168,11 @@ def test_order_of_writing_leaves_no_trace(whole: Path, tmp_path: Path) -> None:
         store.write(2, **arrays(2))
     sweep(tmp_path / "third")
     assert tree(tmp_path / "third") == tree(whole)
-    assert sorted(path for path, data in tree(whole).items() if data is None) == [
-        "base",
-        "boxes",
-        "drops",
-        "scores",
-    ]
+    assert sorted(path for path, data in tree(whole).items() if data is None) == ARRAYS
 
 
 def test_killed_at_random_and_taken_up_again(tmp_path: Path) -> None:
-    layout = {"units": (9,) * 70, "outputs": 3, "scores": True}
+    layout = {"units": (9,) * 70, "outputs": 3}
     sweep(tmp_path / "whole", layout)
     rng = np.random.default_rng()
     partial, killed, done = tmp_path / "partial", 0, []
@@ -219,7 +231,7 @@ def test_killed_at_every_renaming(whole: Path, tmp_path: Path, when: str) -> Non
         assert any(name.endswith(".tmp") for name in tree(path)) == (when == "before")
         sweep(path)
         assert tree(path) == tree(whole)
-    assert count == 5 + 1 + 12 + 1  # metadata, base, chunks, the end
+    assert count == 8 + 2 + 20 + 1  # metadata, base and targets, chunks, the end
 
 
 def chunks(path: Path) -> Iterator[Path]:
@@ -236,7 +248,7 @@ def damages(data: bytes) -> list[bytes]:
 def test_damaged_chunks_are_not_done_and_are_mended(whole: Path) -> None:
     first = tree(whole)
     for file in chunks(whole):
-        if file.parent.name == "base":
+        if file.parent.name in ("base", "targets"):
             continue
         unit = int(file.name.split(".")[1])
         data = file.read_bytes()
@@ -247,12 +259,13 @@ def test_damaged_chunks_are_not_done_and_are_mended(whole: Path) -> None:
             sentence(ValueError, "expected a unit that is done", Store.view(whole).read, unit)
         sweep(whole)
         assert tree(whole) == first
-    file = whole / "base" / "c.0"
-    for bad in damages(file.read_bytes()):
-        file.write_bytes(bad)
-        assert Store.view(whole).base is None
-    sweep(whole)
-    assert tree(whole) == first
+    for name in ("base", "targets"):
+        file = whole / name / "c.0"
+        for bad in damages(file.read_bytes()):
+            file.write_bytes(bad)
+            assert getattr(Store.view(whole), name) is None
+        sweep(whole)
+        assert tree(whole) == first
 
 
 def test_zarr_too_notices_a_flipped_bit(whole: Path) -> None:
@@ -307,7 +320,7 @@ def test_another_run_is_refused_by_what_differs(whole: Path) -> None:
     ]
     for meta, match in cases:
         sentence(ValueError, f"was made for another run: {match}", Store.open, whole, meta)
-    for layout in ({"units": (5, 5, 5, 4)}, {"outputs": 2}, {"scores": False}, {"axes": 3}):
+    for layout in ({"units": (5, 5, 5, 4)}, {"outputs": 2}, {"dtype": "float64"}, {"axes": 3}):
         with pytest.raises(ValueError, match=f"another run: {next(iter(layout))} is .* in it and"):
             Store.begin(whole, META, **(LAYOUT | layout))
     with Store.open(whole, META) as store:  # nobody is left holding it
@@ -341,14 +354,18 @@ def test_bad_arguments_get_a_sentence(tmp_path: Path) -> None:
             (4, good, "expected a unit from 0 to 3, got 4"),
             (3, good, r"expected boxes of shape \(3, 4\)"),
             (0, good | {"drops": good["drops"].astype(float)}, "float32, got .* float64"),
-            (0, good | {"scores": None}, "expected scores"),
+            (0, good | {"scores": good["scores"].T}, r"expected scores of shape \(5, 3\)"),
+            (0, good | {"most_probable": good["most_probable"][:, 0]}, r"shape \(5, 1\) int64"),
             (0, good | {"boxes": good["boxes"] / 2}, r"expected boxes of shape \(5, 4\) int64"),
         ]
         for unit, values, match in wrongs:
             with pytest.raises(ValueError, match=match):
                 store.write(unit, **values)
         with pytest.raises(ValueError, match=r"expected base of shape \(3,\) float64"):
-            store.write_base(np.zeros(4))
+            store.write_base(np.zeros(4), TARGETS)
+        with pytest.raises(ValueError, match=r"expected targets of shape \(3,\) int64"):
+            store.write_base(BASE, TARGETS / 2)
+        assert store.base is None
         assert store.done == frozenset()
         store.write(1, **good)
         with pytest.raises(ValueError, match="misses 3 units, the first 0"):
@@ -405,7 +422,7 @@ def test_writers_that_share_finish_together(tmp_path: Path, whole: Path) -> None
     def some(which: int) -> None:
         with Store.open(path, META, shared=True) as store:
             if not which:
-                store.write_base(BASE)
+                store.write_base(BASE, TARGETS)
             for unit in (which, which + 2):
                 store.write(unit, **arrays(unit))
                 time.sleep(0.05)
@@ -531,3 +548,52 @@ def test_folders_that_cannot_be_written_get_a_sentence(tmp_path: Path, whole: Pa
             assert tree(public) == before
         finally:
             (public / "a").chmod(0o755)
+
+
+def test_what_is_derived_is_part_of_a_finished_store(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    heat = np.random.default_rng(0).normal(size=(7, 5, 9)).astype(np.float32)
+    sweep(path)
+
+    def derived() -> None:
+        with Store.open(path, META) as store:
+            store.derive_group("maps", {"a": 1})
+            store.derive_array("maps/3", heat, (3, 5, 4), ("z", "y", "x"), {"cell": 8})
+            with store.deriving("overview/3/0.png") as file:
+                file.write(b"picture")
+            with pytest.raises(ValueError, match="expected a path in maps or overview, got drops"):
+                store.derive_group("drops", {})
+            store.finish()
+
+    derived()
+    first = tree(path)
+    store = Store.view(path)
+    assert store.intact
+    chunks = [f"maps/3/c.{z}.0.{x}" for z in range(3) for x in range(3)]
+    files = ["maps/3/zarr.json", "maps/zarr.json", "overview/3/0.png"]
+    assert list(store.derived) == chunks + files
+    assert {name for name in first if name.startswith(("maps", "overview"))} == {
+        *store.derived,
+        *("maps", "maps/3", "overview", "overview/3"),
+    }
+    for name in store.derived:
+        data = (path / name).read_bytes()
+        for bad in damages(data)[1:]:
+            if bad != data:
+                (path / name).write_bytes(bad)
+                assert not Store.view(path).intact
+        (path / name).unlink()
+        assert not Store.view(path).intact
+        derived()
+        assert tree(path) == first
+        assert Store.view(path).intact
+    (path / "maps" / "3" / ".c.0.0.0.7-0123abcd.tmp").touch()  # of a killed writer
+    Store.open(path, META).close()
+    assert tree(path) == first
+    (path / "drops" / "c.1.0").unlink()
+    assert not Store.view(path).intact
+    zarr = pytest.importorskip("zarr")
+    found = zarr.open_group(path, mode="r")["maps/3"]
+    assert np.array_equal(found[:], heat)
+    assert dict(found.attrs) == {"cell": 8}
+    assert found.metadata.dimension_names == ("z", "y", "x")

@@ -18,7 +18,7 @@ from backsight.methods.fully_convolutional import (
     fully_convolutional,
     prediction_maps,
 )
-from backsight.methods.large import large_occlusion
+from backsight.methods.large import large_occlusion, read_occlusion
 from backsight.methods.occlusion import occlusion, plan
 from backsight.methods.projection import Projection, project
 from backsight.methods.receptive_field import ReceptiveField, receptive_field
@@ -69,6 +69,7 @@ __all__ = [
     "plan",
     "prediction_maps",
     "project",
+    "read_occlusion",
     "receptive_field",
     "restore",
     "rotation",

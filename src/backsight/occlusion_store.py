@@ -1,11 +1,18 @@
 """The raw result of a large occlusion sweep as a zarr store, filled unit by unit.
 
-A store is a folder in zarr format 3 with a group of arrays: ``drops`` and, where they are kept,
-``scores`` (positions, outputs), ``boxes`` (positions, 2·D) int64 and ``base`` (outputs,) fp64. A
-*unit* is a run of positions, and is one chunk of each array but ``base``: one file, little-endian,
-uncompressed, with a CRC-32C. A unit shorter than the longest is padded at its end with rows of NaN
-and with boxes of zeros, so that unit ``u`` begins at row ``u`` times the longest; where all units
-but the last are of one length, rows are positions and there is no padding.
+A store is a folder in zarr format 3 with a group of arrays. Of each position there are ``drops``
+and ``scores`` (positions, outputs), ``boxes`` (positions, 2·D) int64 and ``most_probable``
+(positions, 1) int64; of each unit, a ``noise_floor`` (units,) fp64; and of the sweep, ``base``
+(outputs,) fp64 and ``targets`` (outputs,) int64, which outputs of the model the columns are.
+
+A *unit* is a run of positions, and is one chunk of each array but the last two: one file,
+little-endian, uncompressed, with a CRC-32C. A unit shorter than the longest is padded at its end
+with rows of NaN, or of zeros where they are integers, so that unit ``u`` begins at row ``u`` times
+the longest; where all units but the last are of one length, rows are positions and there is no
+padding.
+
+What is derived from the units when all are done lies in the groups ``maps`` and ``overview``. A
+store that is finished tells the SHA-256 of each of these files.
 
 Files appear whole or not at all and say the same whenever and in whatever order they are written:
 the store of a sweep that was killed and taken up again has the bytes of one that was not. Nothing
@@ -27,9 +34,11 @@ import time
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
+from math import prod
 from pathlib import Path
 from types import TracebackType
-from typing import Any, ClassVar
+from typing import Any, BinaryIO, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -41,11 +50,11 @@ __all__ = ["Store", "status"]
 Array = npt.NDArray[Any]
 Pathlike = str | os.PathLike[str]
 
-_FORMAT = 1
+_FORMAT = 2
 _META = "zarr.json"
 _LOCK = ".lock"
-_ARRAYS = ("base", "boxes", "drops", "scores")
-_COLUMNS = {"boxes": "bound", "drops": "output", "scores": "output"}
+_DERIVED = ("maps", "overview")
+_ARRAYS = ("base", "boxes", "drops", "most_probable", "noise_floor", "scores", "targets")
 _DTYPES = ("float16", "float32", "float64")
 #: Seconds that a writer who shares a store waits for one who does not.
 _PATIENCE = 10.0
@@ -60,6 +69,30 @@ _FULL = {
 
 
 @dataclass(frozen=True)
+class _Chunks:
+    """An array of which each unit, or the sweep, has one chunk.
+
+    Attributes:
+        dtype: of the values.
+        shape: of a chunk: (positions of the longest unit, columns), or (values,).
+        names: of the axes.
+    """
+
+    dtype: str
+    shape: tuple[int, ...]
+    names: tuple[str, ...]
+
+    @property
+    def length(self) -> int:
+        """Bytes of a chunk's file."""
+        return prod(self.shape) * np.dtype(self.dtype).itemsize + 4
+
+    def file(self, index: int) -> str:
+        """The name of a chunk, counted along the first axis."""
+        return f"c.{index}" + ".0" * (len(self.shape) - 1)
+
+
+@dataclass(frozen=True)
 class _Layout:
     """What fixes the arrays of a store.
 
@@ -68,14 +101,12 @@ class _Layout:
         outputs: columns of `drops`.
         axes: spatial axes of the image, and half the columns of `boxes`.
         dtype: of `drops` and `scores`.
-        scores: whether there are any.
     """
 
     units: tuple[int, ...]
     outputs: int
     axes: int
     dtype: str
-    scores: bool
 
     def __post_init__(self) -> None:
         if not self.units or min(self.units) < 1:
@@ -91,29 +122,40 @@ class _Layout:
     def longest(self) -> int:
         return max(self.units)
 
-    @property
-    def arrays(self) -> dict[str, tuple[str, int]]:
-        """Those with a chunk per unit, in the order in which they are written: dtype, columns."""
-        found = {"boxes": ("int64", 2 * self.axes)}
-        if self.scores:
-            found["scores"] = (self.dtype, self.outputs)
-        return found | {"drops": (self.dtype, self.outputs)}
+    @cached_property
+    def arrays(self) -> dict[str, _Chunks]:
+        """Those with a chunk per unit, in the order in which they are written."""
 
-    def length(self, name: str) -> int:
-        """Bytes of a chunk's file."""
-        dtype, columns = self.arrays[name]
-        return self.longest * columns * np.dtype(dtype).itemsize + 4
+        def rows(dtype: str, columns: int, name: str) -> _Chunks:
+            return _Chunks(dtype, (self.longest, columns), ("position", name))
+
+        return {
+            "boxes": rows("int64", 2 * self.axes, "bound"),
+            "most_probable": rows("int64", 1, "rank"),
+            "noise_floor": _Chunks("float64", (1,), ("unit",)),
+            "scores": rows(self.dtype, self.outputs, "output"),
+            "drops": rows(self.dtype, self.outputs, "output"),
+        }
+
+    @cached_property
+    def singles(self) -> dict[str, _Chunks]:
+        """Those of the sweep, of one chunk, in the order in which they are written."""
+        return {
+            "targets": _Chunks("int64", (self.outputs,), ("output",)),
+            "base": _Chunks("float64", (self.outputs,), ("output",)),
+        }
 
     def metadata(self) -> dict[str, dict[str, Any]]:
         """The zarr metadata of each array."""
-        rows = self.longest * (len(self.units) - 1) + self.units[-1]
-        found = {
-            name: _array(
-                dtype, (rows, columns), (self.longest, columns), ("position", _COLUMNS[name])
-            )
-            for name, (dtype, columns) in self.arrays.items()
-        }
-        return found | {"base": _array("float64", (self.outputs,), (self.outputs,), ("output",))}
+        found = {}
+        for name, chunks in self.arrays.items():
+            first, *rest = chunks.shape
+            last = self.units[-1] if rest else 1
+            shape = (first * (len(self.units) - 1) + last, *rest)
+            found[name] = _array(chunks.dtype, shape, chunks.shape, chunks.names)
+        for name, chunks in self.singles.items():
+            found[name] = _array(chunks.dtype, chunks.shape, chunks.shape, chunks.names)
+        return found
 
     def plain(self) -> dict[str, Any]:
         """As JSON says it: units as runs of [positions, units]."""
@@ -133,8 +175,10 @@ class Store:
         path: of the folder.
         meta: what :meth:`create` was given.
         units: positions per unit.
+        dtype: of drops and scores, by name.
         finished: whether :meth:`finish` has been called, in this process or an earlier one.
         found: what :meth:`finish` was given.
+        derived: the files of what is derived from the units, and the SHA-256 of each.
     """
 
     def __init__(self, path: Path, lock: _Lock | None, root: Mapping[str, Any]) -> None:
@@ -144,8 +188,10 @@ class Store:
         self.meta: dict[str, Any] = root["meta"]
         self.finished: bool = root["finished"]
         self.found: dict[str, Any] = root["found"]
-        self.units = self._layout.units
+        self.derived: dict[str, str] = root["derived"]
+        self.units, self.dtype = self._layout.units, self._layout.dtype
         self._right: set[int] = set()
+        self._deriving: list[str] = []
 
     @classmethod
     def create(
@@ -157,7 +203,6 @@ class Store:
         outputs: int,
         axes: int = 2,
         dtype: npt.DTypeLike = "float32",
-        scores: bool = False,
         shared: bool = False,
     ) -> Store:
         """Begin a store in a new or empty folder.
@@ -171,7 +216,6 @@ class Store:
             outputs: outputs per position.
             axes: spatial axes of the image.
             dtype: of drops and scores: float16, float32 or float64.
-            scores: whether scores are stored beside the drops.
             shared: whether other writers of the same `meta` may work on the store at the same time,
                 on units of their own.
 
@@ -180,7 +224,7 @@ class Store:
             RuntimeError: another run is writing to the store.
             OSError: the folder cannot be written to, or the disk is full; one sentence.
         """
-        layout = _layout(units, outputs, axes, dtype, scores)
+        layout = _layout(units, outputs, axes, dtype)
         return cls._begin(Path(path), meta, layout, shared, resume=False)
 
     @classmethod
@@ -193,11 +237,10 @@ class Store:
         outputs: int,
         axes: int = 2,
         dtype: npt.DTypeLike = "float32",
-        scores: bool = False,
         shared: bool = False,
     ) -> Store:
         """:meth:`open` the store where there is one, and :meth:`create` it where there is none."""
-        layout = _layout(units, outputs, axes, dtype, scores)
+        layout = _layout(units, outputs, axes, dtype)
         return cls._begin(Path(path), meta, layout, shared, resume=True)
 
     @classmethod
@@ -271,44 +314,55 @@ class Store:
         Each unit is read once to find out. A truncated or altered one is as good as none: it is to
         be written again. Those of other writers are found too.
         """
-        names = [set(_files(self.path / name)) for name in self._layout.arrays]
+        arrays = self._layout.arrays
+        names = [(set(_files(self.path / name)), chunks) for name, chunks in arrays.items()]
         for unit in range(len(self.units)):
-            if unit in self._right or not all(_chunk(unit) in found for found in names):
+            if unit in self._right or not all(c.file(unit) in found for found, c in names):
                 continue
-            if all(self._chunk(name, unit) is not None for name in self._layout.arrays):
+            if all(
+                self._payload(name, chunks, unit) is not None for name, chunks in arrays.items()
+            ):
                 self._right.add(unit)
         return frozenset(self._right)
 
     @property
     def base(self) -> Array | None:
         """(outputs,) fp64, the scores of the unoccluded image; None before they are written."""
-        return self._payload("base", "c.0", (self._layout.outputs,), "float64")
+        return self._payload("base", self._layout.singles["base"], 0)
 
-    def write_base(self, base: npt.ArrayLike) -> None:
-        """Store the scores of the unoccluded image, (outputs,) fp64."""
-        values = np.asarray(base)
-        if values.shape != (self._layout.outputs,) or values.dtype != np.float64:
-            raise ValueError(
-                f"expected base of shape ({self._layout.outputs},) float64, got {values.shape} "
-                f"{values.dtype}"
-            )
-        self._put("base", "c.0", values, "the base scores")
+    @property
+    def targets(self) -> Array | None:
+        """(outputs,) int64, which outputs of the model are kept; None before they are written."""
+        return self._payload("targets", self._layout.singles["targets"], 0)
+
+    def write_base(self, base: npt.ArrayLike, targets: npt.ArrayLike) -> None:
+        """Store the scores of the unoccluded image.
+
+        Args:
+            base: (outputs,) fp64.
+            targets: (outputs,) integers, which outputs of the model they are.
+        """
+        self._put({"targets": targets, "base": base}, self._layout.singles, 0, "the base scores")
 
     def write(
         self,
         unit: int,
-        drops: npt.ArrayLike,
-        scores: npt.ArrayLike | None = None,
         *,
+        drops: npt.ArrayLike,
+        scores: npt.ArrayLike,
         boxes: npt.ArrayLike,
+        most_probable: npt.ArrayLike,
+        noise_floor: float,
     ) -> None:
         """Store a unit, whole or not at all.
 
         Args:
             unit: its number.
             drops: (positions of the unit, outputs), of the store's dtype.
-            scores: the same, where the store has scores.
+            scores: the same of the scores with each box occluded.
             boxes: (positions of the unit, 2·D) integers.
+            most_probable: (positions of the unit, 1) integers, the model's largest output at each.
+            noise_floor: the largest |drop| of the unit's null occlusions.
 
         Raises:
             ValueError: there is no such unit, or an array is of another shape or dtype.
@@ -317,33 +371,100 @@ class Store:
         """
         if not 0 <= unit < len(self.units):
             raise ValueError(f"expected a unit from 0 to {len(self.units) - 1}, got {unit}")
-        given = {"boxes": boxes, "scores": scores, "drops": drops}
-        if (scores is not None) != self._layout.scores:
-            raise ValueError(
-                f"expected {'scores' if self._layout.scores else 'no scores'}, since that is how "
-                f"the store {self.path} was made"
-            )
-        chunks = {
-            name: self._padded(name, unit, np.asarray(given[name])) for name in self._layout.arrays
+        given = {
+            "boxes": boxes,
+            "most_probable": most_probable,
+            "noise_floor": np.array([noise_floor], np.float64),
+            "scores": scores,
+            "drops": drops,
         }
-        # Drops come last: a unit that has some is all there.
-        for name, values in chunks.items():
-            self._put(name, _chunk(unit), values, f"unit {unit}")
+        self._put(given, self._layout.arrays, unit, f"unit {unit}")
         self._right.add(unit)
 
-    def read(self, unit: int) -> dict[str, Array]:
-        """The arrays of a unit by name, without padding.
+    def read(self, unit: int, *names: str) -> dict[str, Array]:
+        """The arrays of a unit by name, without padding; all of them, or those that are named.
 
         Raises:
             ValueError: it is not done.
         """
+        arrays = self._layout.arrays
         found = {}
-        for name in self._layout.arrays:
-            values = self._chunk(name, unit) if 0 <= unit < len(self.units) else None
+        for name in names or arrays:
+            known = 0 <= unit < len(self.units)
+            values = self._payload(name, arrays[name], unit) if known else None
             if values is None:
                 raise ValueError(f"expected a unit that is done in the store {self.path}: {unit}")
             found[name] = values[: self.units[unit]]
         return found
+
+    @property
+    def intact(self) -> bool:
+        """Whether the store is finished, and all of it is as it was written. All is read once."""
+        if not self.finished or len(self.done) < len(self.units):
+            return False
+        if self.base is None or self.targets is None:
+            return False
+        return all(self._sum(name) == known for name, known in self.derived.items())
+
+    @contextlib.contextmanager
+    def deriving(self, name: str) -> Iterator[BinaryIO]:
+        """Open a file of what is derived from the units for writing; it is there whole or not at
+        all.
+
+        Args:
+            name: its path in the store, in the folder "maps" or "overview".
+
+        Raises:
+            OSError: the disk is full, or the folder cannot be written to; all units stay.
+        """
+        with self._derived(name) as path, store.whole(path) as file:
+            yield file
+
+    def derive_group(self, name: str, attributes: Mapping[str, Any]) -> None:
+        """Say what lies in a folder, in the zarr metadata of a group."""
+        with self._derived(f"{name}/{_META}") as path:
+            store.write_json(path, _group(attributes))
+
+    def derive_array(
+        self,
+        name: str,
+        values: Array,
+        chunk: Sequence[int],
+        axes: Sequence[str],
+        attributes: Mapping[str, Any],
+    ) -> None:
+        """Write a zarr array, of floating point and padded with NaN.
+
+        Args:
+            name: its path in the store.
+            values: the array.
+            chunk: the shape of a chunk.
+            axes: their names.
+            attributes: values that JSON can say.
+        """
+        counts = [-(-n // side) for n, side in zip(values.shape, chunk, strict=True)]
+        for index in itertools.product(*map(range, counts)):
+            part = values[
+                tuple(slice(i * c, (i + 1) * c) for i, c in zip(index, chunk, strict=True))
+            ]
+            whole = np.full(chunk, np.nan, values.dtype)
+            whole[tuple(map(slice, part.shape))] = part
+            with self._derived(f"{name}/c.{'.'.join(map(str, index))}") as path:
+                store.write_bytes(path, _encoded(whole))
+        metadata = _array(values.dtype.name, values.shape, tuple(chunk), tuple(axes))
+        with self._derived(f"{name}/{_META}") as path:
+            store.write_json(path, metadata | {"attributes": dict(attributes)})
+
+    @contextlib.contextmanager
+    def _derived(self, name: str) -> Iterator[Path]:
+        self._writable()
+        if name.split("/")[0] not in _DERIVED:
+            raise ValueError(f"expected a path in {' or '.join(_DERIVED)}, got {name}")
+        path = self.path / name
+        with _sentence(f"cannot write {name} of the store {self.path}", kept=True):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield path
+        self._deriving.append(name)
 
     def finish(self, found: Mapping[str, Any] | None = None) -> None:
         """Say that the sweep is complete, and close the store.
@@ -355,14 +476,15 @@ class Store:
             ValueError: units, or the base scores, are missing.
         """
         missing = sorted(set(range(len(self.units))) - self.done)
-        if missing or self.base is None:
+        if missing or self.base is None or self.targets is None:
             what = f"{len(missing)} units, the first {missing[0]}" if missing else "the base scores"
             raise ValueError(f"expected a complete store, and {self.path} misses {what}")
-        root = _read_root(self.path) | {"finished": True, "found": _plain(found or {})}
         self._writable()
+        derived = {name: self._sum(name) for name in sorted(self._deriving)}
+        end: dict[str, Any] = {"finished": True, "found": _plain(found or {}), "derived": derived}
         with _sentence(f"cannot finish the store {self.path}"):
-            _write_root(self.path, root)
-        self.finished, self.found = True, root["found"]
+            _write_root(self.path, _read_root(self.path) | end)
+        self.finished, self.found, self.derived = True, end["found"], derived
         self.close()
 
     def close(self) -> None:
@@ -389,41 +511,61 @@ class Store:
         if self._lock is None or not self._lock.alive:
             raise ValueError(f"expected a store open for writing, and {self.path} is not")
 
-    def _put(self, array: str, chunk: str, values: Array, what: str) -> None:
+    def _put(
+        self,
+        given: Mapping[str, npt.ArrayLike],
+        arrays: Mapping[str, _Chunks],
+        index: int,
+        what: str,
+    ) -> None:
+        """Write a chunk of each array. The last comes last: where it is, all are."""
         self._writable()
-        data = values.astype(values.dtype.newbyteorder("<"), copy=False).tobytes()
-        with _sentence(f"cannot write {what} of the store {self.path}", kept=True):
-            store.write_bytes(self.path / array / chunk, data + _checksum(data))
+        whole = {
+            name: self._padded(name, np.asarray(given[name]), arrays[name], index)
+            for name in arrays
+        }
+        for name, values in whole.items():
+            path = self.path / name / arrays[name].file(index)
+            with _sentence(f"cannot write {what} of the store {self.path}", kept=True):
+                store.write_bytes(path, _encoded(values))
 
-    def _padded(self, name: str, unit: int, values: Array) -> Array:
-        dtype, columns = self._layout.arrays[name]
-        shape = (self.units[unit], columns)
-        fits = values.dtype.kind in "iu" if name == "boxes" else values.dtype == dtype
-        if values.shape != shape or not fits:
+    def _padded(self, name: str, values: Array, chunks: _Chunks, index: int) -> Array:
+        longest, *columns = chunks.shape
+        shape = (self.units[index] if columns else longest, *columns)
+        integers = chunks.dtype == "int64"
+        if values.shape != shape or not (
+            values.dtype.kind in "iu" if integers else values.dtype == chunks.dtype
+        ):
             raise ValueError(
-                f"expected {name} of shape {shape} {dtype}, got {values.shape} {values.dtype}"
+                f"expected {name} of shape {shape} {chunks.dtype}, got {values.shape} "
+                f"{values.dtype}"
             )
-        whole = np.full((self._layout.longest, columns), _fill(dtype), dtype)
+        whole = np.full(chunks.shape, _fill(chunks.dtype), chunks.dtype)
         whole[: len(values)] = values
         return whole
 
-    def _chunk(self, name: str, unit: int) -> Array | None:
-        dtype, columns = self._layout.arrays[name]
-        return self._payload(name, _chunk(unit), (self._layout.longest, columns), dtype)
+    def _sum(self, name: str) -> str:
+        """The SHA-256 of a file, "" where there is none."""
+        try:
+            return hashlib.sha256((self.path / name).read_bytes()).hexdigest()
+        except (FileNotFoundError, NotADirectoryError):
+            return ""
+        except OSError as error:
+            raise OSError(f"cannot read the store {self.path}: {error.strerror}") from error
 
-    def _payload(self, name: str, chunk: str, shape: tuple[int, ...], dtype: str) -> Array | None:
+    def _payload(self, name: str, chunks: _Chunks, index: int) -> Array | None:
         """A chunk's values, or None where it is missing or damaged."""
         try:
-            data = (self.path / name / chunk).read_bytes()
+            data = (self.path / name / chunks.file(index)).read_bytes()
         except FileNotFoundError:
             return None
         except OSError as error:
             raise OSError(f"cannot read the store {self.path}: {error.strerror}") from error
-        stored = np.dtype(dtype).newbyteorder("<")
-        length = int(np.prod(shape)) * stored.itemsize
-        if len(data) != length + 4 or _checksum(data[:-4]) != data[-4:]:
+        if len(data) != chunks.length or _checksum(data[:-4]) != data[-4:]:
             return None
-        return np.frombuffer(data, stored, count=int(np.prod(shape))).reshape(shape).astype(dtype)
+        stored = np.dtype(chunks.dtype).newbyteorder("<")
+        values = np.frombuffer(data, stored, count=prod(chunks.shape)).reshape(chunks.shape)
+        return values.astype(chunks.dtype)
 
 
 def status(path: Pathlike) -> dict[str, Any]:
@@ -438,11 +580,11 @@ def status(path: Pathlike) -> dict[str, Any]:
     folder = Path(path)
     root = _read_root(folder)
     layout = _Layout.of(root["layout"])
-    sizes = [(_files(folder / name), layout.length(name)) for name in layout.arrays]
+    sizes = [(_files(folder / name), chunks) for name, chunks in layout.arrays.items()]
     done = [
         unit
         for unit in range(len(layout.units))
-        if all(found.get(_chunk(unit)) == length for found, length in sizes)
+        if all(found.get(chunks.file(unit)) == chunks.length for found, chunks in sizes)
     ]
     return {
         "units": len(layout.units),
@@ -557,12 +699,8 @@ def _abandon_all() -> None:
 os.register_at_fork(after_in_child=_abandon_all)
 
 
-def _layout(
-    units: Sequence[int], outputs: int, axes: int, dtype: npt.DTypeLike, scores: bool
-) -> _Layout:
-    return _Layout(
-        tuple(map(int, units)), int(outputs), int(axes), np.dtype(dtype).name, bool(scores)
-    )
+def _layout(units: Sequence[int], outputs: int, axes: int, dtype: npt.DTypeLike) -> _Layout:
+    return _Layout(tuple(map(int, units)), int(outputs), int(axes), np.dtype(dtype).name)
 
 
 def _make(folder: Path, meta: dict[str, Any], layout: _Layout) -> dict[str, Any]:
@@ -574,6 +712,7 @@ def _make(folder: Path, meta: dict[str, Any], layout: _Layout) -> dict[str, Any]
         "meta": meta,
         "finished": False,
         "found": {},
+        "derived": {},
     }
     try:
         with _sentence(f"cannot make the store {folder}"):
@@ -607,10 +746,6 @@ def _make_alone(folder: Path, meta: dict[str, Any], layout: _Layout) -> None:
             time.sleep(0.01)
 
 
-def _chunk(unit: int) -> str:
-    return f"c.{unit}.0"
-
-
 def _fill(dtype: str) -> float:
     return 0 if dtype == "int64" else float("nan")
 
@@ -634,6 +769,17 @@ def _array(
         "attributes": {},
         "dimension_names": list(names),
     }
+
+
+def _group(attributes: Mapping[str, Any]) -> dict[str, Any]:
+    """Metadata of a group in zarr format 3."""
+    return {"zarr_format": 3, "node_type": "group", "attributes": dict(attributes)}
+
+
+def _encoded(values: Array) -> bytes:
+    """A chunk as its file holds it."""
+    data = values.astype(values.dtype.newbyteorder("<"), copy=False).tobytes()
+    return data + _checksum(data)
 
 
 def _checksum(data: bytes) -> bytes:
@@ -683,8 +829,7 @@ def _digest(folder: Path, root: Mapping[str, Any]) -> str:
 
 def _write_root(folder: Path, root: Mapping[str, Any]) -> None:
     attributes = {"backsight": {**root, "digest": _digest(folder, root)}}
-    group = {"zarr_format": 3, "node_type": "group", "attributes": attributes}
-    store.write_json(folder / _META, group)
+    store.write_json(folder / _META, _group(attributes))
 
 
 def _read_root(folder: Path) -> dict[str, Any]:
@@ -736,7 +881,8 @@ def _only_remains(folder: Path) -> None:
 
 def _sweep(folder: Path) -> None:
     """Remove the temporary files that killed writers have left."""
-    for place in (folder, *(folder / name for name in _ARRAYS)):
+    derived = (Path(place) for top in _DERIVED for place, _, _ in os.walk(folder / top))
+    for place in (folder, *(folder / name for name in _ARRAYS), *derived):
         for name in _files(place):
             if _TEMPORARY.fullmatch(name):
                 (place / name).unlink(missing_ok=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import logging
 import math
 import os
@@ -11,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from . import digest
+from . import digest, geo
 from .axes import Axes, named
 from .source import Array, Source, Tiled
 
@@ -19,17 +18,6 @@ __all__ = ["MappedTiff", "TiledTiff", "open_tiff"]
 
 #: The axes of a page as tifffile lays it out: planes of samples, depth, rows, columns, samples.
 _PAGE = "SZYXS"
-
-#: What GeoTIFF and GDAL add: how pixels lie on the ground, and which value means none.
-_GEO = {
-    33550: "ModelPixelScale",
-    33922: "ModelTiepoint",
-    34264: "ModelTransformation",
-    34735: "GeoKeyDirectory",
-    34736: "GeoDoubleParams",
-    34737: "GeoAsciiParams",
-    42113: "GDAL_NODATA",
-}
 
 # What tifffile logs about a damaged file comes as an error too: not twice on a bare stderr.
 logging.getLogger("tifffile").addHandler(logging.NullHandler())
@@ -40,13 +28,7 @@ _JPEG = (6, 7, 34892, 33007)
 
 def open_tiff(path: str, level: int, axes: str | None, name: str) -> Source:
     """A level of the first image of a TIFF."""
-    try:
-        import tifffile
-    except ImportError as error:
-        raise ImportError(
-            'reading TIFF needs the package tifffile: pip install "backsight[large]"',
-            name="tifffile",
-        ) from error
+    tifffile = geo.load_tifffile("reading TIFF")
     file = tifffile.TiffFile(path)
     try:
         if not file.series:
@@ -285,31 +267,11 @@ def _shape_of(series: Any, axes: Axes) -> tuple[int, ...]:
 
 def _geo(page: Any, pyramid: Any) -> dict[str, Any] | None:
     """The GeoTIFF tags of a level; those of the largest, scaled, where it has none of its own."""
-    own, base = _tags(page), _tags(pyramid[0].keyframe)
+    own, base = geo.of_page(page), geo.of_page(pyramid[0].keyframe)
     placed = {"ModelPixelScale", "ModelTransformation"}
     if not base or placed & own.keys() or page is pyramid[0].keyframe:
         return own or base or None
+    own.pop("ModelTiepoint", None)  # it says nothing without a scale
     across = pyramid[0].keyframe.imagewidth / page.imagewidth
     down = pyramid[0].keyframe.imagelength / page.imagelength
-    found = base | own
-    if "ModelPixelScale" in base:
-        x, y, *rest = base["ModelPixelScale"]
-        found["ModelPixelScale"] = [x * across, y * down, *rest]
-    if "ModelTiepoint" in base:
-        scale = itertools.cycle((across, down, 1.0, 1.0, 1.0, 1.0))
-        found["ModelTiepoint"] = [v / s for v, s in zip(base["ModelTiepoint"], scale, strict=False)]
-    if "ModelTransformation" in base:
-        scale = itertools.cycle((across, down, 1.0, 1.0))
-        found["ModelTransformation"] = [
-            v * s for v, s in zip(base["ModelTransformation"], scale, strict=False)
-        ]
-    return found
-
-
-def _tags(page: Any) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for code, name in _GEO.items():
-        tag = page.tags.get(code)
-        if tag is not None:
-            found[name] = list(tag.value) if isinstance(tag.value, tuple) else tag.value
-    return found
+    return geo.scaled(base | own, across, down)

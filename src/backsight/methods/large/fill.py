@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import hashlib
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from os import PathLike
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from ..._version import __version__
 from ...models.subject import Subject
 from ...occlusion_store import Store
+from ...sources import geo
+from ...sweep.readout import Drops, Reading
+from .derive import derive
 from .task import Large
 from .watch import Silent, Watch
 
@@ -33,6 +39,9 @@ def fill(
     meta = description(task)
     if _is_finished(path, meta):
         return Store.view(path)
+    if meta["geo"] and len(task.shape) == 3:
+        geo.load_tifffile("writing GeoTIFF")  # says that the package is missing before all work
+    meta |= {"plan": _plan(task)}
     watch = watch or Silent()
     outputs = task.readout.columns(task.sweep.graph.outputs)
     wide = torch.float64 if task.like.dtype == torch.float64 else torch.float32
@@ -47,26 +56,93 @@ def fill(
     ) as store:
         done = store.done
         missing = [i for i in range(len(task.units)) if i not in done and i % step == first]
-        if missing or store.base is None:
+        if missing or store.base is None or store.targets is None:
             found = task.drops([task.units[i] for i in missing], watch)
-            for number, (unit, drops) in zip(missing, found, strict=True):
-                boxes = task.grid.boxes[torch.from_numpy(unit.positions)]
-                store.write(number, drops.drops[0].cpu().numpy(), boxes=boxes.numpy())
-                watch.stored(number)
-            reading = task.sweep.base()
-            store.write_base(reading.base[0].double().cpu().numpy())
+            # Closed here, a phase that is interrupted ends before the error goes on.
+            with _Behind(store, watch) as writer, closing(found):  # type: ignore[type-var]
+                for number, (unit, drops) in zip(missing, found, strict=True):
+                    boxes = task.grid.boxes[torch.from_numpy(unit.positions)]
+                    writer.write(number, boxes.numpy(), drops)
+                    if number == missing[-1]:  # while it is still told of the sweep
+                        writer.wait()
+                _keep_base(store, task.sweep.base())
         if len(store.done) == len(task.units):
-            targets = task.sweep.base().targets
-            store.finish({"targets": None if targets is None else targets[0].tolist()})
+            derive(store)
+            floors = (store.read(unit, "noise_floor") for unit in range(len(task.units)))
+            store.finish({"noise_floor": max(float(f["noise_floor"][0]) for f in floors)})
     return Store.view(path)
 
 
+class _Behind:
+    """Writes units in a thread of its own while the next one is computed. A context manager, at
+    whose end nothing is being written any more.
+    """
+
+    def __init__(self, store: Store, watch: Watch) -> None:
+        self._store, self._watch = store, watch
+        self._thread = ThreadPoolExecutor(1, "backsight-store")
+        self._flying: tuple[int, Future[None]] | None = None
+
+    def write(self, number: int, boxes: npt.NDArray[np.int64], found: Drops) -> None:
+        """Begin to write a unit, once the one before it is written."""
+        self.wait()
+        _keep_base(self._store, found)
+        drops = found.drops[0].cpu().numpy()
+        most_probable = found.most_probable[0, :, None].cpu().numpy()
+        base, floor = _base(found), found.noise_floor
+
+        def work() -> None:
+            scores = np.empty_like(drops)
+            # Of doubles, and rounded once.
+            np.subtract(base, drops, out=scores, dtype=np.float64, casting="same_kind")
+            self._store.write(
+                number,
+                drops=drops,
+                scores=scores,
+                boxes=boxes,
+                most_probable=most_probable,
+                noise_floor=floor,
+            )
+
+        self._flying = number, self._thread.submit(work)
+
+    def wait(self) -> None:
+        """Until what is being written is there; raises what has kept it from that."""
+        if self._flying is not None:
+            number, written = self._flying
+            written.result()
+            self._flying = None
+            self._watch.stored(number)
+
+    def __enter__(self) -> _Behind:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._thread.shutdown()
+
+
+def _keep_base(store: Store, found: Drops | Reading) -> None:
+    """Write the scores of the unoccluded image unless they are there."""
+    if store.base is None or store.targets is None:
+        targets = torch.arange(found.base.shape[1]) if found.targets is None else found.targets[0]
+        store.write_base(_base(found), targets.cpu().numpy())
+
+
+def _base(found: Drops | Reading) -> npt.NDArray[np.float64]:
+    values: npt.NDArray[np.float64] = found.base[0].double().cpu().numpy()
+    return values
+
+
 def description(task: Large) -> dict[str, Any]:
-    """What the result depends on, in plain values: equal for runs that give equal bytes."""
+    """What the result depends on, in plain values: equal for runs that give equal bytes. The plan
+    follows from it, and takes the model's graph.
+    """
     readout = task.readout
     return {
         "model": _fingerprint(task.subject),
         "image": {"shape": list(task.shape), "fingerprint": task.image.fingerprint()},
+        "geo": geo.known(getattr(task.image, "geo", None)),
+        "grid": None if task.grid.shape is None else list(task.grid.shape),
         "boxes": hashlib.sha256(task.grid.boxes.numpy().tobytes()).hexdigest(),
         "baseline": np.asarray(task.baseline, np.float64).reshape(-1).tolist(),
         "output": task.output,
@@ -102,13 +178,21 @@ def _fingerprint(subject: Subject) -> str:
     return found.hexdigest()
 
 
+def _plan(task: Large) -> dict[str, Any]:
+    """Of the plan what any machine would say."""
+    plan = task.plan().as_dict()
+    names = ("positions", "units", "side", "flops", "plain_flops", "memory")
+    return {name: plan[name] for name in names}
+
+
 def _is_finished(path: str | PathLike[str], meta: dict[str, Any]) -> bool:
     """Whether a store holds this very sweep, and all of it."""
     try:
         found = Store.view(path)
     except (ValueError, OSError):
         return False
-    return found.finished and found.meta == meta and len(found.done) == len(found.units)
+    same = {**found.meta, "plan": None} == {**meta, "plan": None}
+    return same and found.intact
 
 
 def _machine(device: torch.device) -> str:

@@ -68,9 +68,13 @@ def large_occlusion(
         probability, targets, top: as for `occlusion`.
         memory: bytes that regions and windows are planned for; what libraries take beside them can
             make the peak twice as much.
-        store: a folder to write the drops to, unit by unit, in zarr format 3. If it holds a part of
-            the same sweep, that is taken up: a killed run is finished by the same call, and the
-            store then has the bytes of one that was not killed. It holds neither clock nor host.
+        store: a folder to write the result to, unit by unit, in zarr format 3: drops and scores,
+            and what else `read_occlusion` makes an `Occlusion` of. If it holds a part of the same
+            sweep, that is taken up: a killed run is finished by the same call, and the store then
+            has the bytes of one that was not killed. It holds neither clock nor host. Whoever
+            finishes it adds the maps of the output with the largest score, or of the first four
+            targets: as arrays, "maps/<output>", as PNGs of every size, "overview/<output>", and of
+            images with GeoTIFF tags as GeoTIFF, "maps/<output>.tif".
         shard: (i, n) for the i-th of n processes on one store, from 0: each computes units of its
             own. Another number of processes may take a store up.
         show_progress: show a progress bar on stderr.
