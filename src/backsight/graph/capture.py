@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 from .build import build
 from .export import export
@@ -32,8 +34,13 @@ def capture(
         CaptureError: torch.export cannot capture the model, or what it captured is no function of
             one image tensor.
     """
-    # Two samples: a batch of one would be baked into views.
-    example = torch.zeros((2, *shape), dtype=dtype, device=device)
-    # With two samples each, whatever the batch that came.
-    more = [side.new_zeros((2, *side.shape[1:])) for side in sides]
+    # Without memory: images of any size.
+    with FakeTensorMode(allow_non_fake_inputs=True, shape_env=ShapeEnv()):
+        # Two samples: a batch of one would be baked into views.
+        example = torch.zeros((2, *shape), dtype=dtype, device=device)
+        # With two samples each, whatever the batch that came.
+        more = [
+            torch.zeros((2, *side.shape[1:]), dtype=side.dtype, device=side.device)
+            for side in sides
+        ]
     return build(export(twin(model), (example, *more)), len(shape) - 1, within)
