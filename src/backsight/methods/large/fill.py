@@ -11,7 +11,7 @@ import torch
 
 from ..._version import __version__
 from ...models.subject import Subject
-from ...occlusion_store import Store
+from ...occlusion_store import Store, tidy
 from .task import Large
 from .watch import Silent, Watch
 
@@ -32,6 +32,7 @@ def fill(
     first, step = _shard(shard)
     meta = description(task)
     if _is_finished(path, meta):
+        tidy(path)
         return Store.view(path)
     watch = watch or Silent()
     outputs = task.readout.columns(task.sweep.graph.outputs)
@@ -108,7 +109,12 @@ def _is_finished(path: str | PathLike[str], meta: dict[str, Any]) -> bool:
         found = Store.view(path)
     except (ValueError, OSError):
         return False
-    return found.finished and found.meta == meta and len(found.done) == len(found.units)
+    return (
+        found.finished
+        and found.meta == meta
+        and found.base is not None
+        and len(found.done) == len(found.units)
+    )
 
 
 def _machine(device: torch.device) -> str:
