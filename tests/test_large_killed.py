@@ -31,6 +31,7 @@ from large_runs import (
     chunks,
     command,
     done,
+    dying,
     files,
     network,
     same,
@@ -154,34 +155,20 @@ def test_killed_at_every_kind_of_event(
     same(files(store), clean)
 
 
-def dying(path: Path, at: int, when: str) -> int:
-    """A sweep that ends with its `at`-th file, and returns how many there were if it does not."""
-    replace, count = os.replace, 0
-
-    def last(source: str, target: str) -> None:
-        nonlocal count
-        count += 1
-        if count == at and when == "before":
-            os.kill(os.getpid(), signal.SIGKILL)
-        replace(source, target)
-        if count == at:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    os.replace = last
-    sweep(path)
-    return count
+def doomed(path: Path, at: int, when: str) -> int:
+    return dying(lambda: sweep(path), at, when)
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_killed_as_a_file_appears(
     nursery: Nursery, clean: dict[str, bytes], tmp_path: Path, when: str
 ) -> None:
-    count, said = nursery.run(dying, tmp_path / "all", 0, when)
+    count, said = nursery.run(doomed, tmp_path / "all", 0, when)
     assert count >= len(clean), said
     first, last = range(1, 5), range(count - 2, count + 1)
     for at in (*first, *random.Random(1).sample(range(5, count - 2), 4), *last):
         store = tmp_path / f"{at}"
-        code, said = nursery.run(dying, store, at, when)
+        code, said = nursery.run(doomed, store, at, when)
         assert code == -signal.SIGKILL, said
         before = chunks(store)
         assert nursery.run(sweep, store) == (0, "")
@@ -277,7 +264,7 @@ def test_a_disk_that_is_read_only(
     both = tmp_path / "both"
     both.mkdir()
     for name, at in (("half", 20), ("finished", 0)):
-        code, said = nursery.run(dying, both / name, at, "after")
+        code, said = nursery.run(doomed, both / name, at, "after")
         assert code == -signal.SIGKILL if at else code > 0, said
     (both / "finished" / ".lock").touch()
     before = files(both)
