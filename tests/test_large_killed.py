@@ -312,7 +312,7 @@ class Starved(Silent):
             limited(0)
             self.hoard = []
             # What the C library keeps free counts too.
-            for size in (1 << 20, 1 << 18, 1 << 16):
+            for size in (1 << 20, 1 << 17, 1 << 15):
                 with contextlib.suppress(MemoryError):
                     while True:
                         self.hoard.append(bytearray(size))
@@ -342,7 +342,7 @@ def test_out_of_memory_keeps_what_is_there(
     code, said = nursery.run(watched, store, Starved(units))
     assert code == 1
     assert re.search("\n.*Error: .*allocate", said), said
-    assert done(store) == units
+    assert units <= done(store) < status(store)["units"]
     assert ".lock" not in files(store)
     before = chunks(store)
     assert nursery.run(sweep, store) == (0, "")
