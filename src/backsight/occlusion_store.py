@@ -45,7 +45,7 @@ import numpy.typing as npt
 
 from . import store
 
-__all__ = ["Store", "status"]
+__all__ = ["Store", "status", "tidy"]
 
 Array = npt.NDArray[Any]
 Pathlike = str | os.PathLike[str]
@@ -593,6 +593,16 @@ def status(path: Pathlike) -> dict[str, Any]:
         "positions_done": sum(layout.units[unit] for unit in done),
         "finished": root["finished"] and len(done) == len(layout.units),
     }
+
+
+def tidy(path: Pathlike) -> None:
+    """Remove the lock and temporary files of killed writers, where nobody is writing and the folder
+    can be written to.
+    """
+    folder = Path(path)
+    if (folder / _LOCK).exists():
+        with contextlib.suppress(OSError, RuntimeError):
+            _Lock(folder, shared=False).release()
 
 
 class _Lock:

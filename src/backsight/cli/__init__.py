@@ -33,7 +33,8 @@ def run(arguments: Sequence[str]) -> int:
             return complain('the command line needs typer: pip install "backsight[cli]"')
         return complain(str(error))
     except refusals() as error:
-        return complain(str(error) or type(error).__name__)
+        memory = "out of memory" if isinstance(error, MemoryError) else None
+        return complain(str(error) or memory or type(error).__name__)
     except Exception as error:
         # typer's complaints about the arguments, whatever class its version raises them as
         if type(error).__name__ == "Abort":

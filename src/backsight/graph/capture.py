@@ -9,14 +9,17 @@ from math import prod
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 from .build import build
 from .export import export
 from .node import Graph
 from .twin import twin
 
-#: From this number of bytes on, the example is made of untouched pages.
-_LARGE = 1 << 20
+#: From this number of bytes on, the example is made of untouched pages; and where there are none,
+#: from the other, of nothing.
+_LARGE, _ENORMOUS = 1 << 20, 1 << 28
 #: Of Linux; Python has a name for it from 3.13 on.
 _MAP_NORESERVE = 0x4000
 
@@ -52,6 +55,9 @@ def _zeros(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Te
     may be larger than the memory.
     """
     size = prod(shape) * dtype.itemsize
+    if device.type != "cpu" and size >= _ENORMOUS:
+        with FakeTensorMode(allow_non_fake_inputs=True, shape_env=ShapeEnv()):
+            return torch.zeros(shape, dtype=dtype, device=device)
     if device.type != "cpu" or size < _LARGE or sys.platform != "linux":
         return torch.zeros(shape, dtype=dtype, device=device)
     pages = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE)

@@ -21,6 +21,7 @@ def export(module: nn.Module, examples: Sequence[Tensor]) -> Any:
 
     Raises:
         CaptureError: torch.export cannot.
+        MemoryError: it could with more memory.
     """
     shapes = torch.export.ShapesCollection()
     for tensor in examples:
@@ -39,6 +40,8 @@ def export(module: nn.Module, examples: Sequence[Tensor]) -> Any:
                 # An empty table: in-place operations become functional ones, regions are inlined,
                 # what autocast does becomes casts, and everything else stays as it is.
                 exported = exported.run_decompositions({})
+    except MemoryError:
+        raise  # not the model's fault
     except Exception as error:
         raise CaptureError.of(error) from error
     return exported

@@ -14,7 +14,7 @@ import torch
 
 from ..._version import __version__
 from ...models.subject import Subject
-from ...occlusion_store import Store
+from ...occlusion_store import Store, tidy
 from ...sources import geo
 from ...sweep.readout import Drops, Reading
 from .derive import derive
@@ -38,6 +38,7 @@ def fill(
     first, step = _shard(shard)
     meta = description(task)
     if _is_finished(path, meta):
+        tidy(path)
         return Store.view(path)
     if meta["geo"] and len(task.shape) == 3:
         geo.load_tifffile("writing GeoTIFF")  # says that the package is missing before all work
@@ -181,7 +182,7 @@ def _fingerprint(subject: Subject) -> str:
 def _plan(task: Large) -> dict[str, Any]:
     """Of the plan what any machine would say."""
     plan = task.plan().as_dict()
-    names = ("positions", "units", "side", "flops", "plain_flops", "memory")
+    names = ("positions", "units", "side", "pass_flops", "flops", "plain_flops", "bytes", "memory")
     return {name: plan[name] for name in names}
 
 
