@@ -18,7 +18,7 @@ from backsight.cli.contents import Shared
 from backsight.cli.reader import Reader
 from backsight.io import read_boxes, read_image
 from backsight.methods.large import Large, fill
-from backsight.methods.large.watch import Bars
+from backsight.methods.large.watch import Silent, StoreBars, Watch
 from backsight.occlusion_store import status
 from backsight.sources import open_source
 from backsight.sweep.readout import Readout
@@ -75,7 +75,10 @@ def occlude_large(image: Path, shared: Shared, wanted: Wanted) -> int:
             device=reader.device,
         )
         loaded = time.perf_counter()
-        fill(large, shared.output, shard, None if shared.quiet else Bars())
+        # Processes that torchrun has started have one bar; of a batch scheduler's each has its own.
+        rank = shard if wanted.shard is None else None
+        watch: Watch = Silent() if shared.quiet else StoreBars(shared.output, rank)
+        fill(large, shared.output, shard, watch)
     now = status(shared.output)
     report: dict[str, Any] = {
         "backsight": __version__,
