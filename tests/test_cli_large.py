@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 
 import backsight
+from backsight.cli import events as cli_events
 from backsight.cli import run
 from backsight.occlusion_store import Store
 from backsight.zoo import Network, Preprocessing
@@ -47,9 +48,23 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+def events(out: str) -> list[dict[str, Any]]:
+    """The lines of a run with --json."""
+    return [json.loads(line) for line in out.splitlines()]
+
+
 def told(capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(capsys.readouterr().out)
-    return found
+    """The report, the last of them."""
+    *_, report = events(capsys.readouterr().out)
+    assert report["event"] == "end"
+    return report
+
+
+@pytest.fixture
+def environment(folder: Path) -> dict[str, str]:
+    """Of processes that see the network."""
+    paths = [str(folder), *map(os.path.abspath, filter(None, sys.path))]
+    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(paths)}
 
 
 def test_a_tiff_becomes_the_store_of_its_drops(
@@ -89,12 +104,7 @@ def test_regions_of_interest_from_files(folder: Path, capsys: pytest.CaptureFixt
 
 
 @pytest.mark.parametrize("processes", [2, pytest.param(4, marks=pytest.mark.slow)])
-def test_processes_share_a_store(folder: Path, processes: int) -> None:
-    environment = {
-        **os.environ,
-        "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": os.pathsep.join([str(folder), *map(os.path.abspath, filter(None, sys.path))]),
-    }
+def test_processes_share_a_store(folder: Path, processes: int, environment: dict[str, str]) -> None:
     backsight_command = ["-m", "backsight", *COMMAND, *SMALL]
     alone = [sys.executable, *backsight_command, "-o", "alone"]
     subprocess.run(alone, check=True, env=environment)
@@ -107,6 +117,76 @@ def test_processes_share_a_store(folder: Path, processes: int) -> None:
     )
     assert Store.view("together").finished
     assert tree(folder / "together") == tree(folder / "alone")
+
+
+def test_lines_for_machines(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cli_events, "_EVERY", 0.0)
+    assert run([*COMMAND, *SMALL, "--shard", "0/2", "-o", "store", "--json"]) == 0
+    before = told(capsys)["status"]
+    assert 0 < before["units_done"] < before["units"]
+    assert run([*COMMAND, *SMALL, "--shard", "1/2", "-o", "store", "--json"]) == 0
+    found = events(capsys.readouterr().out)
+    kinds = [event["event"] for event in found]
+    units = [event for event in found if event["event"] == "unit"]
+    passes = [event for event in found if event["event"] == "pass"]
+    assert kinds == ["pass"] * len(passes) + ["unit"] * len(units) + ["end"]
+    assert {event["rank"] for event in found} == {1}
+    assert [event["unit"] for event in units] == list(range(1, before["units"], 2))
+    assert {event["of"] for event in passes} == {300 * 260}
+    assert 0 < passes[0]["pixels"] < passes[-1]["pixels"] <= 300 * 260
+    done = [event["positions_done"] for event in units]
+    assert before["positions_done"] < done[0] < done[-1] == before["positions"]
+    assert done == sorted(done)
+    assert all(event["per_second"] > 0 for event in units)
+    assert [event["seconds_left"] for event in units][-1] == 0 < units[0]["seconds_left"]
+    assert found[-1]["status"]["finished"]
+
+
+def test_lines_that_come_at_once_are_told_by_the_last(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cli_events, "_EVERY", 1000.0)
+    assert run([*COMMAND, *SMALL, "-o", "store", "--json"]) == 0
+    found = events(capsys.readouterr().out)
+    units = [event["unit"] for event in found if event["event"] == "unit"]
+    assert units == [0, found[-1]["status"]["units"] - 1]
+
+
+def test_lines_of_processes_on_one_pipe_stay_whole(
+    folder: Path, environment: dict[str, str]
+) -> None:
+    both = [sys.executable, "-m", "backsight", *COMMAND, *SMALL, "-o", "store", "--json"]
+    read, written = os.pipe()
+    processes = [
+        subprocess.Popen([*both, "--shard", f"{i}/2"], env=environment, stdout=written)
+        for i in range(2)
+    ]
+    os.close(written)
+    with os.fdopen(read, encoding="utf-8") as pipe:
+        found = events(pipe.read())
+    assert [process.wait() for process in processes] == [0, 0]
+    for rank in range(2):
+        kinds = [event["event"] for event in found if event["rank"] == rank]
+        assert {"pass", "unit"} < set(kinds)
+        assert kinds[-1] == "end"
+
+
+def test_torchruns_other_ranks_are_silent(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = [*COMMAND[:-1], *SMALL, "-o", "store"]  # not -q
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "1")
+    assert run(command) == 0
+    assert capsys.readouterr() == ("", "")
+    monkeypatch.setenv("RANK", "0")
+    assert run(command) == 0
+    out, err = capsys.readouterr()
+    assert re.fullmatch(r"store: finished, (\d+) positions in \d+ units\n", out)
+    assert "first pass: 100%" in err
+    assert "sweep: 100%" in err
 
 
 @pytest.mark.parametrize(

@@ -15,10 +15,11 @@ import numpy as np
 from backsight._version import __version__
 from backsight.cli import parse
 from backsight.cli.contents import Shared
+from backsight.cli.events import Events, tell
 from backsight.cli.reader import Reader
 from backsight.io import read_boxes, read_image
 from backsight.methods.large import Large, fill
-from backsight.methods.large.watch import Silent, StoreBars, Watch
+from backsight.methods.large.watch import StoreBars, Together, Watch
 from backsight.occlusion_store import status
 from backsight.sources import open_source
 from backsight.sweep.readout import Readout
@@ -50,6 +51,7 @@ def occlude_large(image: Path, shared: Shared, wanted: Wanted) -> int:
     """
     started = time.perf_counter()
     shard = _shard(wanted.shard)
+    rank = 0 if shard is None else shard[0]
     if wanted.probability is not None:
         parse.one_of("--probability", wanted.probability, ("softmax", "sigmoid"))
     if wanted.target is not None and wanted.top is not None:
@@ -76,21 +78,26 @@ def occlude_large(image: Path, shared: Shared, wanted: Wanted) -> int:
         )
         loaded = time.perf_counter()
         # Processes that torchrun has started have one bar; of a batch scheduler's each has its own.
-        rank = shard if wanted.shard is None else None
-        watch: Watch = Silent() if shared.quiet else StoreBars(shared.output, rank)
-        fill(large, shared.output, shard, watch)
+        ranks = shard if wanted.shard is None else None
+        watches: list[Watch] = []
+        if not shared.quiet:
+            watches.append(StoreBars(shared.output, ranks))
+        if shared.as_json:
+            watches.append(Events(shared.output, rank))
+        fill(large, shared.output, shard, Together(watches))
     now = status(shared.output)
     report: dict[str, Any] = {
         "backsight": __version__,
         "image": str(image),
         "model": network.name,
         "store": str(shared.output),
+        "rank": rank,
         "status": now,
         "seconds": {"load": loaded - started, "sweep": time.perf_counter() - loaded},
     }
     if shared.as_json:
-        print(json.dumps(report, ensure_ascii=False, allow_nan=False), flush=True)
-    else:
+        tell("end", report)
+    elif ranks is None or now["finished"]:  # of several ranks, those who see the end
         print(f"{shared.output}: {_far(now)}", flush=True)
     return 0
 

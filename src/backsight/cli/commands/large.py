@@ -71,7 +71,9 @@ def large_occlusion(
     ] = None,
 ) -> int:
     """Occlusion of an image of any size in bounded memory, into a zarr store at DIR. A run that was
-    killed is finished by the same command.
+    killed is finished by the same command. With --json every line on stdout is an object with an
+    "event": "pass" (over the image) and "unit" (stored by the process "rank"; "positions_done" of
+    the whole store) as they come, four a second at most, and as the last line "end", the report.
     """
     from backsight.cli.large import Wanted, occlude_large
 

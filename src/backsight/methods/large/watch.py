@@ -184,10 +184,11 @@ class StoreBars(OfStore):
         self._show()
 
     def end(self) -> None:
+        goes_on = self.phase == "sweep" and self._rank is not None
         super().end()
         if self._bar is not None:
-            # The next rank shows it from here on.
-            self._bar.leave = self._rank is None or self.done >= self.total
+            # What is left, the next rank shows.
+            self._bar.leave = not goes_on or self.done >= self.total
             self._bar.close()
             self._bar = None
 
