@@ -131,7 +131,7 @@ def test_lines_for_machines(
     kinds = [event["event"] for event in found]
     units = [event for event in found if event["event"] == "unit"]
     passes = [event for event in found if event["event"] == "pass"]
-    assert kinds == ["pass"] * len(passes) + ["unit"] * len(units) + ["end"]
+    assert kinds == ["plan", *["pass"] * len(passes), *["unit"] * len(units), "end"]
     assert {event["rank"] for event in found} == {1}
     assert [event["unit"] for event in units] == list(range(1, before["units"], 2))
     assert {event["of"] for event in passes} == {300 * 260}
@@ -142,6 +142,40 @@ def test_lines_for_machines(
     assert all(event["per_second"] > 0 for event in units)
     assert [event["seconds_left"] for event in units][-1] == 0 < units[0]["seconds_left"]
     assert found[-1]["status"]["finished"]
+
+
+def test_the_plan_comes_first(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    loud = [*COMMAND[:-1], *SMALL, "-o", "store"]
+    assert run(["large-plan", *loud[1:]]) == 0
+    plan = capsys.readouterr().out
+    assert not Path("store").exists()
+    assert run(["large-plan", *loud[1:], "--json"]) == 0
+    values = json.loads(capsys.readouterr().out)["plan"]
+    assert values["positions"] == 304
+    assert 0 < values["flops"] < 304 * values["plain_flops"]
+    assert run([*loud, "--json"]) == 0
+    out, err = capsys.readouterr()
+    first, *_, report = events(out)
+    exact = ("positions", "units", "flops", "plain_flops", "memory")  # its seconds are measured
+    assert first["event"] == "plan"
+    assert {name: first[name] for name in exact} == {name: values[name] for name in exact}
+    assert report["status"]["units"] == values["units"]
+    assert "304" in plan
+    assert "304" in err.split("first pass")[0]
+    # Of a store that is finished nothing is planned.
+    assert run([*loud, "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert [event["event"] for event in events(out)] == ["end"]
+    assert err == ""
+
+
+def test_plan_and_occlusion_have_the_same_options(capsys: pytest.CaptureFixture[str]) -> None:
+    def options(command: str) -> list[str]:
+        assert run([command, "--help"]) == 0
+        return re.findall(r"^  (?:-\w, )?(--[\w-]+)", capsys.readouterr().out, re.MULTILINE)
+
+    assert "--window" in options("large-occlusion")
+    assert options("large-plan") == options("large-occlusion")
 
 
 def test_lines_that_come_at_once_are_told_by_the_last(

@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 import os
 import re
+import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,8 +26,9 @@ from backsight.methods.large.watch import StoreBars, Together, Watch
 from backsight.occlusion_store import status
 from backsight.sources import open_source
 from backsight.sweep.readout import Readout
+from backsight.zoo import Network
 
-__all__ = ["Wanted", "occlude_large", "show_status"]
+__all__ = ["Wanted", "occlude_large", "plan_large", "show_status"]
 
 
 @dataclass(frozen=True)
@@ -51,7 +55,55 @@ def occlude_large(image: Path, shared: Shared, wanted: Wanted) -> int:
     """
     started = time.perf_counter()
     shard = _shard(wanted.shard)
+    # Processes that torchrun has started speak with one voice; of a batch scheduler's each does.
+    ranks = shard if wanted.shard is None else None
     rank = 0 if shard is None else shard[0]
+    with _opened(image, shared, wanted) as (large, network):
+        loaded = time.perf_counter()
+        if (ranks is None or rank == 0) and not _is_finished(shared.output):
+            plan = large.plan()
+            if not shared.quiet:
+                print(plan, file=sys.stderr, flush=True)
+            if shared.as_json:
+                tell("plan", {**plan.as_dict(), "rank": rank})
+        watches: list[Watch] = []
+        if not shared.quiet:
+            watches.append(StoreBars(shared.output, ranks))
+        if shared.as_json:
+            watches.append(Events(shared.output, rank))
+        fill(large, shared.output, shard, Together(watches))
+    now = status(shared.output)
+    report: dict[str, Any] = {
+        "backsight": __version__,
+        "image": str(image),
+        "model": network.name,
+        "store": str(shared.output),
+        "rank": rank,
+        "status": now,
+        "seconds": {"load": loaded - started, "sweep": time.perf_counter() - loaded},
+    }
+    if shared.as_json:
+        tell("end", report)
+    elif ranks is None or now["finished"]:  # of several ranks, those who see the end
+        print(f"{shared.output}: {_far(now)}", flush=True)
+    return 0
+
+
+def plan_large(image: Path, shared: Shared, wanted: Wanted) -> int:
+    """Print what `occlude_large` would do."""
+    with _opened(image, shared, wanted) as (large, network):
+        plan = large.plan()
+    if shared.as_json:
+        head = {"backsight": __version__, "image": str(image), "model": network.name}
+        print(json.dumps({**head, "plan": plan.as_dict()}), flush=True)
+    else:
+        print(plan, flush=True)
+    return 0
+
+
+@contextmanager
+def _opened(image: Path, shared: Shared, wanted: Wanted) -> Iterator[tuple[Large, Network]]:
+    """The sweep that the options ask for, while its image is open, and its network."""
     if wanted.probability is not None:
         parse.one_of("--probability", wanted.probability, ("softmax", "sigmoid"))
     if wanted.target is not None and wanted.top is not None:
@@ -76,30 +128,7 @@ def occlude_large(image: Path, shared: Shared, wanted: Wanted) -> int:
             memory=parse.bytes_of("--memory", wanted.memory),
             device=reader.device,
         )
-        loaded = time.perf_counter()
-        # Processes that torchrun has started have one bar; of a batch scheduler's each has its own.
-        ranks = shard if wanted.shard is None else None
-        watches: list[Watch] = []
-        if not shared.quiet:
-            watches.append(StoreBars(shared.output, ranks))
-        if shared.as_json:
-            watches.append(Events(shared.output, rank))
-        fill(large, shared.output, shard, Together(watches))
-    now = status(shared.output)
-    report: dict[str, Any] = {
-        "backsight": __version__,
-        "image": str(image),
-        "model": network.name,
-        "store": str(shared.output),
-        "rank": rank,
-        "status": now,
-        "seconds": {"load": loaded - started, "sweep": time.perf_counter() - loaded},
-    }
-    if shared.as_json:
-        tell("end", report)
-    elif ranks is None or now["finished"]:  # of several ranks, those who see the end
-        print(f"{shared.output}: {_far(now)}", flush=True)
-    return 0
+        yield large, network
 
 
 def show_status(store: Path, *, as_json: bool) -> int:
@@ -116,6 +145,13 @@ def _far(now: dict[str, Any]) -> str:
         f"{now['positions_done']} of {now['positions']} positions,"
         f" {now['units_done']} of {now['units']} units"
     )
+
+
+def _is_finished(store: Path) -> bool:
+    try:
+        return bool(status(store)["finished"])
+    except (ValueError, OSError):
+        return False
 
 
 def _shard(given: str | None) -> tuple[int, int] | None:

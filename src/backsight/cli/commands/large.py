@@ -3,13 +3,17 @@
 The annotations are the options: they are evaluated at once.
 """
 
+import inspect
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from backsight.cli import options
 from backsight.cli.contents import DECISIONS, Shared, app, command
+
+if TYPE_CHECKING:
+    from backsight.cli.large import Wanted
 
 #: What is for photos that are scaled and cropped; a large image is taken as it is.
 _WITHOUT = ("size", "full", "short_side", "crop")
@@ -72,13 +76,32 @@ def large_occlusion(
 ) -> int:
     """Occlusion of an image of any size in bounded memory, into a zarr store at DIR. A run that was
     killed is finished by the same command. With --json every line on stdout is an object with an
-    "event": "pass" (over the image) and "unit" (stored by the process "rank"; "positions_done" of
-    the whole store) as they come, four a second at most, and as the last line "end", the report.
+    "event": "plan", "pass" (over the image) and "unit" (stored by the process "rank";
+    "positions_done" of the whole store) as they come, four a second at most, and as the last line
+    "end", the report.
     """
-    from backsight.cli.large import Wanted, occlude_large
+    given = wanted(**locals())
+    from backsight.cli.large import occlude_large
 
-    wanted = Wanted(window, stride, edge, roi, level, target, top, probability, memory, shard)
-    return occlude_large(Path(image), shared, wanted)
+    return occlude_large(Path(image), shared, given)
+
+
+def wanted(shared: Shared, image: str, **own: Any) -> "Wanted":
+    """The command's own options."""
+    from backsight.cli.large import Wanted
+
+    return Wanted(**own)
+
+
+def large_plan(shared: Shared, image: str, **own: Any) -> int:
+    """Print what large-occlusion with the same options would compute, and how long it takes."""
+    from backsight.cli.large import plan_large
+
+    return plan_large(Path(image), shared, wanted(shared, image, **own))
+
+
+large_plan.__signature__ = inspect.signature(large_occlusion)  # type: ignore[attr-defined]
+command(DECISIONS, without=_WITHOUT)(large_plan)
 
 
 @app.command(rich_help_panel=DECISIONS)
