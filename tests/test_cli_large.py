@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from PIL import Image
 import backsight
 from backsight.cli import events as cli_events
 from backsight.cli import run
+from backsight.cli.speed import speed
 from backsight.occlusion_store import Store
 from backsight.zoo import Network, Preprocessing
 from test_large import tree
@@ -117,6 +119,59 @@ def test_processes_share_a_store(folder: Path, processes: int, environment: dict
     )
     assert Store.view("together").finished
     assert tree(folder / "together") == tree(folder / "alone")
+
+
+def written(store: Path, times: Sequence[float]) -> None:
+    """Give the first units of a store times, and remove the others."""
+    chunks = sorted((store / "drops").glob("c.*"), key=lambda path: int(path.name.split(".")[1]))
+    for path, at in zip(chunks, times, strict=False):
+        os.utime(path, (at, at))
+    for path in chunks[len(times) :]:
+        path.unlink()
+
+
+def test_status_tells_the_speed_since_the_last_pause(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run([*COMMAND, *SMALL, "-o", "store"]) == 0
+    units = Store.view("store").units
+    total = sum(units)
+
+    def now(*times: float) -> dict[str, Any]:
+        written(Path("store"), times)
+        capsys.readouterr()
+        assert run(["status", "store", "--json"]) == 0
+        found: dict[str, Any] = json.loads(capsys.readouterr().out)
+        assert found["positions_done"] == sum(units[: len(times)])
+        return found
+
+    day = 86400.0
+    fast = [1e9 + 2 * i for i in range(6)]
+    slow = [fast[-1] + day + 8 * i for i in range(5)]
+    found = now(*fast, *slow)
+    assert found["per_second"] == pytest.approx(sum(units[7:11]) / 32)
+    assert found["seconds_left"] == pytest.approx((total - sum(units[:11])) * 32 / sum(units[7:11]))
+    assert run(["status", "store"]) == 0
+    assert re.search(r"units, \d+\.\d positions/s, \d:\d\d:\d\d left\n", capsys.readouterr().out)
+    found = now(*fast)
+    assert found["per_second"] == pytest.approx(sum(units[1:6]) / 10)
+    for times in ([*fast[:5], 2e9], [1e9], []):  # one since the pause, one at all, none
+        found = now(*times)
+        assert found["per_second"] is found["seconds_left"] is None
+    assert run(["status", "store"]) == 0
+    assert "0 of 304 positions, 0 of 20 units, speed unknown" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("processes", [1, 2, 4, 8])
+def test_speed_is_of_all_processes_together(processes: int) -> None:
+    generator = np.random.default_rng(0)
+    clocks, times = np.zeros(processes), {}
+    for unit in range(300):
+        if unit in (40, 200):  # killed, and taken up hours later
+            clocks[:] = clocks.max() + 5e3 * unit
+        clocks[unit % processes] += 10 * generator.uniform(0.8, 1.2)
+        times[unit] = float(clocks[unit % processes])
+    assert speed(times, [100] * 300) == pytest.approx(100 * processes / 10, rel=0.15)
 
 
 def test_lines_for_machines(

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,10 @@ from backsight.cli import parse
 from backsight.cli.contents import Shared
 from backsight.cli.events import Events, tell
 from backsight.cli.reader import Reader
+from backsight.cli.speed import speed
 from backsight.io import read_boxes, read_image
 from backsight.methods.large import Large, fill
+from backsight.methods.large.glance import Glance
 from backsight.methods.large.watch import StoreBars, Together, Watch
 from backsight.occlusion_store import status
 from backsight.sources import open_source
@@ -132,9 +135,19 @@ def _opened(image: Path, shared: Shared, wanted: Wanted) -> Iterator[tuple[Large
 
 
 def show_status(store: Path, *, as_json: bool) -> int:
-    """Print how far a store is."""
+    """Print how far a store is, how fast it fills, and what time is left at that speed."""
     now = status(store)
-    print(json.dumps(now) if as_json else f"{store}: {_far(now)}", flush=True)
+    glance = Glance(store)
+    fast = speed(glance.times(), glance.units)
+    left = now["positions"] - now["positions_done"]
+    seconds = 0.0 if now["finished"] else left / fast if fast else None
+    if as_json:
+        print(json.dumps({**now, "per_second": fast, "seconds_left": seconds}), flush=True)
+        return 0
+    rest = "speed unknown"
+    if fast and seconds is not None:
+        rest = f"{fast:,.1f} positions/s, {timedelta(seconds=round(seconds))} left"
+    print(f"{store}: {_far(now)}" + ("" if now["finished"] else f", {rest}"), flush=True)
     return 0
 
 

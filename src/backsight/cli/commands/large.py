@@ -109,7 +109,10 @@ def status(
     store: Annotated[str, typer.Argument(metavar="STORE", help="A store of large-occlusion.")],
     as_json: options.Json = False,
 ) -> None:
-    """How far a store of large-occlusion is."""
+    """How far a store of large-occlusion is, how fast it fills and what time is left. The store
+    holds no clock: the speed is of the units since the last pause, by the times of their files, an
+    approximation that is lost where those are copied without; one unit alone has none.
+    """
     from backsight.cli.large import show_status
 
     raise typer.Exit(show_status(Path(store), as_json=as_json))
