@@ -81,14 +81,7 @@ def test_a_tiff_becomes_the_store_of_its_drops(
     network = Network("own", own_network.make().eval(), Preprocessing())
     image, _ = network.prepare(tifffile.imread("scene.tif"), full=True)
     expected = backsight.occlusion(network, image, window=24, stride=16, targets=[2])
-    store = Store.view("store")
-    parts = [store.read(unit) for unit in range(len(store.units))]
-    order = {tuple(box): i for i, box in enumerate(expected.boxes.tolist())}
-    rows = [order[tuple(box)] for part in parts for box in part["boxes"].tolist()]
-    drops = torch.from_numpy(np.concatenate([part["drops"] for part in parts]))
-    largest = float(expected.drops.abs().max())
-    assert largest > 0
-    assert float((drops - expected.drops[0, rows]).abs().max()) <= 1e-5 * largest
+    compare("store", expected)
     assert run(["status", "store"]) == 0
     assert "finished" in capsys.readouterr().out
 
@@ -119,6 +112,161 @@ def test_processes_share_a_store(folder: Path, processes: int, environment: dict
     )
     assert Store.view("together").finished
     assert tree(folder / "together") == tree(folder / "alone")
+
+
+VOLUME = """
+import torch
+from torch import nn
+
+def make():
+    torch.manual_seed(4)
+    layers = [nn.Conv3d(1, 4, 3, stride=2), nn.ReLU(), nn.Conv3d(4, 6, 3), nn.ReLU()]
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool3d(1), nn.Flatten(), nn.Linear(6, 3))
+
+def spectral():
+    torch.manual_seed(4)
+    layers = [nn.Conv2d(5, 4, 3, stride=2), nn.ReLU(), nn.Conv2d(4, 6, 3), nn.ReLU()]
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 3))
+"""
+
+
+@pytest.fixture
+def volume(folder: Path, monkeypatch: pytest.MonkeyPatch) -> np.ndarray[Any, Any]:
+    """(D, H, W), as four files, and networks of volumes and of channels."""
+    zarr = pytest.importorskip("zarr")
+    monkeypatch.delitem(sys.modules, "own_volume", raising=False)
+    Path("own_volume.py").write_text(VOLUME, encoding="utf-8")
+    values = np.random.default_rng(1).standard_normal((20, 28, 30)).astype(np.float32)
+    np.save("ct.npy", values)
+    np.save("rows_first.npy", np.moveaxis(values[:5], 0, -1))
+    tifffile.imwrite("ct.tif", values, metadata={"axes": "ZYX"})
+    stored = zarr.create_array(
+        "ct.zarr", shape=(1, *values.shape), dtype="float32", chunks=(1, 8, 8, 8)
+    )
+    stored[:] = values[None]
+    return values
+
+
+def drops_of(store: str) -> dict[tuple[int, ...], torch.Tensor]:
+    """The drops of a store by their boxes."""
+    view = Store.view(store)
+    parts = [view.read(unit) for unit in range(len(view.units))]
+    return {
+        tuple(box): torch.from_numpy(row)
+        for part in parts
+        for box, row in zip(part["boxes"].tolist(), part["drops"], strict=True)
+    }
+
+
+def compare(store: str, expected: backsight.Occlusion) -> None:
+    found = drops_of(store)
+    assert sorted(found) == sorted(map(tuple, expected.boxes.tolist()))
+    rows = torch.stack([found[tuple(box)] for box in expected.boxes.tolist()])
+    largest = float(expected.drops.abs().max())
+    assert largest > 0
+    assert float((rows - expected.drops[0]).abs().max()) <= 1e-5 * largest
+
+
+def test_volumes_are_covered_along_three_axes(
+    volume: np.ndarray[Any, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = ["--model", "own_volume:make", "-q", "--window", "5x9x8", "--stride", "5x6x7"]
+    files = {"ct.npy": ["--axes", "DHW"], "ct.tif": [], "ct.zarr": []}
+    for name, more in files.items():
+        command = ["large-occlusion", name, *own, *more, "--baseline", "0.25", "--memory", "1MiB"]
+        assert run([*command, "-o", f"{name}.store"]) == 0
+    import own_volume
+
+    expected = backsight.occlusion(
+        own_volume.make().eval(),
+        torch.from_numpy(volume)[None, None],
+        window=(5, 9, 8),
+        stride=(5, 6, 7),
+        baseline=0.25,
+    )
+    for name in files:
+        compare(f"{name}.store", expected)
+    Path("roi.json").write_text("[[0, 0, 0, 20, 14, 30]]", encoding="utf-8")
+    mask = np.zeros((2, 2, 2), bool)
+    mask[:, 0] = True
+    np.save("roi.npy", mask)
+    for roi in ("roi.json", "roi.npy"):
+        command = ["large-occlusion", "ct.tif", *own, "--roi", roi, "-o", f"{roi}.store"]
+        assert run(command) == 0
+        inside = drops_of(f"{roi}.store")
+        boxes = expected.boxes.tolist()
+        assert sorted(inside) == sorted(tuple(b) for b in boxes if (b[1] + b[4]) // 2 < 14)
+        assert 0 < len(inside) < len(boxes)
+
+
+def test_channels_of_floating_point_go_to_the_network_as_they_are(
+    volume: np.ndarray[Any, Any],
+) -> None:
+    command = ["large-occlusion", "rows_first.npy", "--axes", "HWC", "-q", "--window", "7"]
+    more = ["--model", "own_volume:spectral", "--baseline", "0.5,-1,0,2,1e-1", "-o", "store"]
+    assert run([*command, *more]) == 0
+    import own_volume
+
+    colour = torch.tensor([0.5, -1, 0, 2, 0.1]).view(1, 5, 1, 1)
+    image = torch.from_numpy(volume[:5])[None]
+    model = own_volume.spectral().eval()
+    compare("store", backsight.occlusion(model, image, window=7, baseline=colour))
+
+
+def test_a_colour_covers_pixels(folder: Path) -> None:
+    import own_network
+
+    network = Network("own", own_network.make().eval(), Preprocessing())
+    image, _ = network.prepare(tifffile.imread("scene.tif"), full=True)
+    colour = network.preprocessing.color((255, 0, 127.5))
+    given = {"window": 40, "stride": 40}
+    expected = backsight.occlusion(network, image, baseline=colour, **given)
+    of_training = backsight.occlusion(network, image, **given)
+    assert not torch.equal(expected.drops, of_training.drops)
+    for store, told_colour in (("red", ["--baseline", "255,0,127.5"]), ("mean", [])):
+        assert run([*COMMAND, "--window", "40", *told_colour, "-o", store]) == 0
+    compare("red", expected)
+    compare("mean", of_training)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--window", "4x4"], "--window as N or DEPTHxHEIGHTxWIDTH"),
+        (["--stride", "4x0x4"], "--stride as N or DEPTHxHEIGHTxWIDTH"),
+        (["--window", "4x40x4"], "no larger than the image"),
+        (["--baseline", "black"], "--baseline as a number, or one per channel"),
+        (["--baseline", "1,2"], "one for each of 1 channels"),
+        (["--baseline", "nan"], "a finite baseline"),
+        (["--mean", "0,0,0"], "pixels of uint8 for --mean, got float32"),
+        (["--axes", "HW"], "3 axes"),
+        (["--roi", "flat.json"], "boxes of shape"),
+        (["--roi", "flat.png"], "a mask of 3 axes"),
+        (["--model", "own_network:make"], "channels|1"),
+    ],
+)
+def test_bad_input_of_volumes_ends_with_one_sentence(
+    volume: np.ndarray[Any, Any],
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    sentence: str,
+) -> None:
+    Path("flat.json").write_text("[[0, 0, 9, 9]]", encoding="utf-8")
+    Image.fromarray(np.zeros((3, 3), np.uint8)).save("flat.png")
+    command = ["large-occlusion", "ct.npy", "--model", "own_volume:make", "--axes", "DHW", "-q"]
+    assert run([*command, "--window", "4", *arguments, "-o", "store"]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert re.search(sentence, error), error
+    assert not Path("store").exists()
+
+
+def test_integers_that_are_no_pixels_are_refused(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    np.save("ct.npy", np.zeros((1, 9, 9, 9), np.int16))
+    assert run(["large-occlusion", "ct.npy", *COMMAND[2:], "-o", "store"]) == 2
+    assert "or floating point as the network takes it, got (1, 9, 9, 9)" in capsys.readouterr().err
 
 
 def written(store: Path, times: Sequence[float]) -> None:

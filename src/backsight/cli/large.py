@@ -8,7 +8,7 @@ import re
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -21,13 +21,14 @@ from backsight.cli import parse
 from backsight.cli.contents import Shared
 from backsight.cli.events import Events, tell
 from backsight.cli.reader import Reader
+from backsight.cli.reader import Source as NetworkSource
 from backsight.cli.speed import speed
 from backsight.io import read_boxes, read_image
 from backsight.methods.large import Large, fill
 from backsight.methods.large.glance import Glance
 from backsight.methods.large.watch import StoreBars, Together, Watch
 from backsight.occlusion_store import status
-from backsight.sources import open_source
+from backsight.sources import Source, open_source
 from backsight.sweep.readout import Readout
 from backsight.zoo import Network
 
@@ -43,6 +44,8 @@ class Wanted:
     edge: str
     roi: str | None
     level: int
+    axes: str | None
+    baseline: str | None
     target: str | None
     top: int | None
     probability: str | None
@@ -113,19 +116,22 @@ def _opened(image: Path, shared: Shared, wanted: Wanted) -> Iterator[tuple[Large
         raise ValueError("expected either --target or --top, got both")
     reader = Reader(shared.source)
     network = reader.network
-    with open_source(str(image), level=wanted.level) as source:
+    with open_source(str(image), level=wanted.level, axes=wanted.axes) as source:
         targets = None
         if wanted.target is not None:
             outputs = len(network.classes) if network.classes else 1 << 31
             targets = (network.find(wanted.target, outputs),)
+        as_it_is = _is_taken_as_it_is(source, shared.source)
+        axes = len(source.shape) - 1
+        stride = wanted.stride
         large = Large(
-            network,
+            network.model if as_it_is else network,
             source,
-            window=parse.pair("--window", wanted.window),
-            stride=None if wanted.stride is None else parse.pair("--stride", wanted.stride),
+            window=parse.sides("--window", wanted.window, axes),
+            stride=None if stride is None else parse.sides("--stride", stride, axes),
             edge=wanted.edge,
             roi=None if wanted.roi is None else _regions(wanted.roi),
-            baseline=0.0,
+            baseline=_baseline(wanted.baseline, None if as_it_is else network),
             output=None,
             readout=Readout(wanted.probability, None, targets, parse.count("--top", wanted.top)),
             memory=parse.bytes_of("--memory", wanted.memory),
@@ -178,8 +184,46 @@ def _shard(given: str | None) -> tuple[int, int] | None:
     return int(match[1]), int(match[2])
 
 
+def _is_taken_as_it_is(image: Source, given: NetworkSource) -> bool:
+    """Whether an image is what the model takes, rather than pixels to normalise."""
+    if image.dtype.kind == "f":
+        for option, value in (("--mean", given.mean), ("--std", given.std)):
+            if value is not None:
+                raise ValueError(
+                    f"expected pixels of uint8 for {option}, got {image.dtype}, which the network"
+                    " takes as it is"
+                )
+        return True
+    if image.dtype != np.uint8 or len(image.shape) != 3 or image.shape[0] != 3:
+        raise ValueError(
+            "expected pixels (3, H, W) of uint8, or floating point as the network takes it, got"
+            f" {image.shape} of {image.dtype}"
+        )
+    return False
+
+
 def _regions(path: str) -> Any:
+    if Path(path).suffix.lower() == ".npy":
+        with suppress(OSError, ValueError):  # of a file that is no array, read_boxes tells
+            mask = np.load(path, allow_pickle=False)
+            if mask.dtype == np.bool_:
+                return mask
     if Path(path).suffix.lower() in (".json", ".csv", ".npy"):
         return read_boxes(path)
     inside: Any = read_image(path).astype(np.float64).mean(2) >= 127.5
     return inside
+
+
+def _baseline(text: str | None, network: Network | None) -> float | list[float]:
+    """What stands in the box, as the model takes it: of pixels that the network normalises, a
+    colour; otherwise the numbers themselves.
+    """
+    if text is None:
+        return 0.0
+    if network is None:
+        return parse.numbers("--baseline", text)
+    color = parse.baseline("--baseline", text, "pixel", ("training",))
+    if isinstance(color, str):
+        return 0.0
+    found: list[float] = network.preprocessing.color(color).flatten().tolist()
+    return found

@@ -26,16 +26,22 @@ def large_occlusion(
         str,
         typer.Argument(
             metavar="IMAGE",
-            help="A TIFF (BigTIFF, OME-TIFF, pyramids), zarr, .npy, or photo; its pixels are taken "
-            "as they are, neither scaled nor cropped.",
+            help="A TIFF (BigTIFF, OME-TIFF, pyramids, stacks), zarr, .npy, or photo. Pixels (RGB "
+            "of 8 bits) are normalised for the network, neither scaled nor cropped; images and "
+            "volumes of floating point, of any channels, go to it as they are.",
         ),
     ],
     window: Annotated[
-        str, typer.Option(metavar="N|HxW", help="Size of the box in pixels, height x width.")
+        str,
+        typer.Option(
+            metavar="N|HxW|DxHxW", help="Size of the box in pixels: of volumes, depth comes first."
+        ),
     ] = "32",
     stride: Annotated[
         str | None,
-        typer.Option(metavar="N|HxW", help="Step between boxes in pixels. [the window's size]"),
+        typer.Option(
+            metavar="N|HxW|DxHxW", help="Step between boxes in pixels. [the window's size]"
+        ),
     ] = None,
     edge: Annotated[
         str, typer.Option(metavar="clip|inside|drop|overhang", help="As for occlusion.")
@@ -45,10 +51,28 @@ def large_occlusion(
         typer.Option(
             metavar="FILE",
             help="Only boxes with their centres in regions of interest: boxes from a .json, .csv "
-            "or .npy (top, left, bottom, right in pixels), or a picture of any size, white inside.",
+            "or .npy (top, left, bottom, right in pixels; of volumes front, top, left, back, "
+            "bottom, right), or a mask of any size: a picture, white inside, or a .npy of bool.",
         ),
     ] = None,
     level: Annotated[int, typer.Option(metavar="N", help="Of an image pyramid, 0 the finest.")] = 0,
+    axes: Annotated[
+        str | None,
+        typer.Option(
+            metavar="LETTERS",
+            help="What the axes of a file are that does not say it, such as HWC or DHW. [channels, "
+            "then depth, height and width]",
+        ),
+    ] = None,
+    baseline: Annotated[
+        str | None,
+        typer.Option(
+            metavar="COLOR|A,B,...",
+            help="What covers. Of pixels: training (the mean pixel of the training data), black, "
+            "gray, white, a value in 0..255, or R,G,B. Of floating point: a number, or one per "
+            "channel. [training, or 0]",
+        ),
+    ] = None,
     target: options.Target = None,
     top: Annotated[
         int | None, typer.Option(metavar="N", help="Keep only the N strongest outputs.")
