@@ -34,7 +34,7 @@ def write(store: Store, unit: int) -> None:
 
 def test_counts_are_of_the_whole_store_and_speed_is_of_this_run(store: Store) -> None:
     write(store, 0)
-    watch = OfStore(store.path)
+    watch = OfStore(store.path, (1, 2))
     watch.begin("pass", 100)
     watch.advance(40)
     assert (watch.phase, watch.done, watch.total) == ("pass", 40, 100)
@@ -48,7 +48,9 @@ def test_counts_are_of_the_whole_store_and_speed_is_of_this_run(store: Store) ->
     write(store, 2)  # by another process
     watch.advance(1)
     assert watch.done == 5 + 3 + 4
-    write(store, 1)
+    write(store, 1)  # by this one, which was counted while it was computed
+    assert watch.done == 12
+    watch.advance(0)
     watch.stored(1)
     assert watch.done == 12
     watch.started = time.time() - 14
@@ -62,7 +64,7 @@ def test_counts_are_of_the_whole_store_and_speed_is_of_this_run(store: Store) ->
 
 
 def test_a_look_at_the_store_is_rare(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    watch = OfStore(store.path)
+    watch = OfStore(store.path, (0, 2))
     watch.begin("sweep", 14)
     monkeypatch.setattr(glance, "_EVERY", 1000.0)
     watch.advance(1)  # looks, and next in a thousand seconds
@@ -88,7 +90,7 @@ def test_one_bar_of_all_ranks_goes_from_rank_to_rank(
     store: Store, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write(store, 0)
-    bars = StoreBars(store.path, (1, 2))
+    bars = StoreBars(store.path, (1, 2), one=True)
     bars.begin("sweep", 5)
     bars.advance(3)
     assert capsys.readouterr().err == ""
@@ -96,7 +98,7 @@ def test_one_bar_of_all_ranks_goes_from_rank_to_rank(
     bars.advance(1)
     assert "13/14" in capsys.readouterr().err
     bars.end()
-    first = StoreBars(store.path, (0, 2))
+    first = StoreBars(store.path, (0, 2), one=True)
     first.begin("sweep", 0)
     assert "9/14" in capsys.readouterr().err
     first.end()

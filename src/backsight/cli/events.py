@@ -29,13 +29,11 @@ class Events(OfStore):
     hurry, the latest of those that come at once.
 
     Args:
-        path: of the store.
-        rank: of this process, or which shard it is.
+        path, share: as of `OfStore`.
     """
 
-    def __init__(self, path: str | PathLike[str], rank: int) -> None:
-        super().__init__(path)
-        self._rank = rank
+    def __init__(self, path: str | PathLike[str], share: tuple[int, int] = (0, 1)) -> None:
+        super().__init__(path, share)
         self._next = 0.0
         self._waiting: tuple[str, dict[str, Any]] | None = None
 
@@ -71,4 +69,4 @@ class Events(OfStore):
             self._waiting = event, values
             return
         self._next, self._waiting = now + _EVERY, None
-        tell(event, {**values, "rank": self._rank})
+        tell(event, {**values, "rank": self.share[0]})

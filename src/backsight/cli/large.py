@@ -61,12 +61,13 @@ def occlude_large(image: Path, shared: Shared, wanted: Wanted) -> int:
     """
     started = time.perf_counter()
     shard = _shard(wanted.shard)
+    share = shard or (0, 1)
+    rank = share[0]
     # Processes that torchrun has started speak with one voice; of a batch scheduler's each does.
-    ranks = shard if wanted.shard is None else None
-    rank = 0 if shard is None else shard[0]
+    one = shard is not None and wanted.shard is None
     with _opened(image, shared, wanted) as (large, network):
         loaded = time.perf_counter()
-        if (ranks is None or rank == 0) and not _is_finished(shared.output):
+        if not (one and rank) and not _is_finished(shared.output):
             plan = large.plan()
             if not shared.quiet:
                 print(plan, file=sys.stderr, flush=True)
@@ -74,9 +75,9 @@ def occlude_large(image: Path, shared: Shared, wanted: Wanted) -> int:
                 tell("plan", {**plan.as_dict(), "rank": rank})
         watches: list[Watch] = []
         if not shared.quiet:
-            watches.append(StoreBars(shared.output, ranks))
+            watches.append(StoreBars(shared.output, share, one=one))
         if shared.as_json:
-            watches.append(Events(shared.output, rank))
+            watches.append(Events(shared.output, share))
         fill(large, shared.output, shard, Together(watches))
     now = status(shared.output)
     report: dict[str, Any] = {
@@ -90,7 +91,7 @@ def occlude_large(image: Path, shared: Shared, wanted: Wanted) -> int:
     }
     if shared.as_json:
         tell("end", report)
-    elif ranks is None or now["finished"]:  # of several ranks, those who see the end
+    elif not one or now["finished"]:  # of several ranks, those who see the end
         print(f"{shared.output}: {_far(now)}", flush=True)
     return 0
 

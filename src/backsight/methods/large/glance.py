@@ -39,21 +39,19 @@ class Glance:
         self._next = 0.0
         self.look(now=True)
 
-    def look(self, *, now: bool = False) -> bool:
-        """Look again, unless the last look was only just; whether it was done."""
+    def look(self, *, now: bool = False) -> set[int] | None:
+        """Look again, unless the last look was only just (None); the units that are new."""
         started = time.monotonic()
         if not now and started < self._next:
-            return False
-        new = set(os.listdir(self._folder)) - self._names
-        self._names |= new
-        for name in new:
-            unit = self._unit(name)
-            if unit is not None:
-                self.done.add(unit)
-                self.positions += self.units[unit]
+            return None
+        names = set(os.listdir(self._folder)) - self._names
+        self._names |= names
+        new = {unit for unit in map(self._unit, names) if unit is not None}
+        self.done |= new
+        self.positions += sum(self.units[unit] for unit in new)
         ended = time.monotonic()
         self._next = ended + max(_EVERY, _SHARE * (ended - started))
-        return True
+        return new
 
     def times(self) -> dict[int, float]:
         """When each unit was written: the time of its file, in seconds since the epoch."""

@@ -103,7 +103,9 @@ def large_occlusion(
         device=device,
     )
     if store is not None:
-        return fill(task, store, shard, StoreBars(store) if show_progress else None)
+        return fill(
+            task, store, shard, StoreBars(store, shard or (0, 1)) if show_progress else None
+        )
     if shard is not None:
         raise ValueError("expected a store for the result of a shard, got none")
     return task.run(Bars() if show_progress else None)

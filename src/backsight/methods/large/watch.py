@@ -87,11 +87,12 @@ class Bars(Silent):
 
 
 class OfStore:
-    """How far a whole store is, whichever processes fill it: what they have stored, and of the unit
-    that this one is computing what is done of it.
+    """How far a whole store is, whichever processes fill it: what they have stored, and what this
+    one has computed.
 
     Args:
         path: of the store, which is there before the first phase begins.
+        share: (i, n) of the i-th of n processes: every n-th unit from i on is its own.
 
     Attributes:
         glance: at the store.
@@ -102,49 +103,42 @@ class OfStore:
         started: when that was, by `time.time`.
     """
 
-    def __init__(self, path: str | PathLike[str]) -> None:
-        self.path = path
+    def __init__(self, path: str | PathLike[str], share: tuple[int, int] = (0, 1)) -> None:
+        self.path, self.share = path, share
         self.glance: Glance
         self.phase = ""
         self.total = self.done = self.first = 0
         self.started = 0.0
-        self._own = 0  # what this process has done in this phase
-        self._stored = 0  # of that, what was in the store at the last look
-        self._written = 0  # of that, what is in it now
+        self._more = 0  # since the phase began, without the units of other processes
 
     def begin(self, phase: str, total: int) -> None:
         self.glance = Glance(self.path)
-        self._own = self._stored = self._written = 0
-        self.phase, self.total, self.done = phase, total, 0
+        self.phase, self.total, self.first = phase, total, 0
         if phase == "sweep":
-            self.total, self.done = sum(self.glance.units), self.glance.positions
-        self.first, self.started = self.done, time.time()
+            self.total, self.first = sum(self.glance.units), self.glance.positions
+        self.done, self.started, self._more = self.first, time.time(), 0
 
     def advance(self, count: int) -> None:
-        self._own += count
+        self._more += count
         self._look()
 
     def stored(self, unit: int) -> None:
-        self._written += self.glance.units[unit]
         self._look()
 
     def end(self) -> None:
         self._look(now=True)
         self.phase = ""
 
-    def _look(self, *, now: bool = False) -> bool:
-        """Bring `done` up to date; whether the store was looked at for that."""
-        looked = self.glance.look(now=now)
-        if looked:
-            self._stored = self._written
+    def _look(self, *, now: bool = False) -> set[int]:
+        """Bring `done` up to date; the units that are new in the store."""
+        new = self.glance.look(now=now) or set()
         if self.phase == "sweep":
-            done = self.glance.positions + self._own - self._stored
-            # A damaged unit is there, and is computed anew.
-            self.done = max(self.done, min(done, self.total))
-        else:
-            # Pixels of regions are rounded, and some networks take several passes.
-            self.done = min(self._own, self.total)
-        return looked
+            own, every = self.share
+            self._more += sum(self.glance.units[unit] for unit in new if unit % every != own)
+        # A damaged unit is there, and is computed anew; pixels of regions are rounded, and some
+        # networks take several passes.
+        self.done = min(self.first + self._more, self.total)
+        return new
 
     @property
     def per_second(self) -> float | None:
@@ -163,28 +157,29 @@ class StoreBars(OfStore):
     that are there, and those that any process adds. Speed and time left are of this run.
 
     Args:
-        path: of the store.
-        rank: (rank, ranks) for one of several processes with one bar: it is shown by the first that
-            has units left, and the next goes on with it.
+        path, share: as of `OfStore`.
+        one: whether all processes have one bar together: it is shown by the first that has units
+            left, and the next goes on with it.
     """
 
-    def __init__(self, path: str | PathLike[str], rank: tuple[int, int] | None = None) -> None:
-        super().__init__(path)
-        self._rank = rank
+    def __init__(
+        self, path: str | PathLike[str], share: tuple[int, int] = (0, 1), *, one: bool = False
+    ) -> None:
+        super().__init__(path, share)
+        self._one = one
         self._before: set[int] = set()  # units of lower ranks that are not there
         self._bar: Any = None
 
     def begin(self, phase: str, total: int) -> None:
         super().begin(phase, total)
-        if self._rank is not None:
-            rank, ranks = self._rank
-            # The i-th of n processes has every n-th unit from i on.
-            units = {u for u in range(len(self.glance.units)) if u % ranks < rank}
+        if self._one:
+            own, every = self.share
+            units = {unit for unit in range(len(self.glance.units)) if unit % every < own}
             self._before = units - self.glance.done
         self._show()
 
     def end(self) -> None:
-        goes_on = self.phase == "sweep" and self._rank is not None
+        goes_on = self.phase == "sweep" and self._one
         super().end()
         if self._bar is not None:
             # What is left, the next rank shows.
@@ -192,12 +187,11 @@ class StoreBars(OfStore):
             self._bar.close()
             self._bar = None
 
-    def _look(self, *, now: bool = False) -> bool:
-        looked = super()._look(now=now)
-        if looked and self._before:
-            self._before -= self.glance.done
+    def _look(self, *, now: bool = False) -> set[int]:
+        new = super()._look(now=now)
+        self._before -= new
         self._show()
-        return looked
+        return new
 
     def _show(self) -> None:
         if self._bar is None:
