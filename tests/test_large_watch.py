@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
+import shutil
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 import backsight
@@ -17,100 +17,132 @@ from test_large import near, picture
 
 __all__ = ["near", "picture"]  # fixtures
 
-UNITS = [5, 3, 4, 2]
+GIVEN = {"window": 16, "stride": 8, "memory": 1 << 19}
+
+
+@pytest.fixture(scope="module")
+def finished(near: object, picture: object, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("finished") / "store"
+    backsight.large_occlusion(near, picture, store=path, **GIVEN)
+    return path
+
+
+class Filling:
+    """A store of four units or more whose drops come back one by one, as if they were written."""
+
+    def __init__(self, finished: Path, folder: Path) -> None:
+        self.path = folder / "store"
+        shutil.copytree(finished, self.path)
+        self.units = Store.view(self.path).units
+        self.total = sum(self.units)
+        self._aside = folder / "aside"
+        self._aside.mkdir()
+        assert len(self.units) >= 4
+        for unit in range(len(self.units)):
+            shutil.move(self.path / "drops" / f"c.{unit}.0", self._aside)
+
+    def write(self, *units: int) -> None:
+        for unit in units:
+            shutil.move(self._aside / f"c.{unit}.0", self.path / "drops")
+
+    def positions(self, *units: int) -> int:
+        return sum(self.units[unit] for unit in units)
 
 
 @pytest.fixture
-def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
+def store(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Filling:
     monkeypatch.setattr(glance, "_EVERY", 0.0)
     monkeypatch.setattr(glance, "_SHARE", 0.0)
-    return Store.create(tmp_path / "store", {}, units=UNITS, outputs=2, shared=True)
+    return Filling(finished, tmp_path)
 
 
-def write(store: Store, unit: int) -> None:
-    drops = np.ones((UNITS[unit], 2), np.float32)
-    store.write(unit, drops, boxes=np.ones((UNITS[unit], 4), np.int64))
-
-
-def test_counts_are_of_the_whole_store_and_speed_is_of_this_run(store: Store) -> None:
-    write(store, 0)
+def test_counts_are_of_the_whole_store_and_speed_is_of_this_run(store: Filling) -> None:
+    store.write(0)
     watch = OfStore(store.path, (1, 2))
     watch.begin("pass", 100)
     watch.advance(40)
     assert (watch.phase, watch.done, watch.total) == ("pass", 40, 100)
-    watch.advance(60)
+    watch.advance(59)
     watch.end()
-    watch.begin("sweep", 9)
-    assert (watch.done, watch.total) == (5, 14)
+    assert watch.done == 100  # regions are rounded to pixels
+    watch.begin("sweep", store.positions(1, 3))
+    first = store.positions(0)
+    assert (watch.done, watch.total) == (first, store.total)
     assert watch.per_second is watch.seconds_left is None
     watch.advance(2)
-    assert watch.done == 7
-    write(store, 2)  # by another process
+    assert watch.done == first + 2
+    store.write(2)  # by another process
     watch.advance(1)
-    assert watch.done == 5 + 3 + 4
-    write(store, 1)  # by this one, which was counted while it was computed
-    assert watch.done == 12
+    done = first + 3 + store.positions(2)
+    assert watch.done == done
+    store.write(1)  # by this one, which was counted while it was computed
     watch.advance(0)
     watch.stored(1)
-    assert watch.done == 12
+    assert watch.done == done
     watch.started = time.time() - 14
-    assert watch.per_second == pytest.approx(7 / 14, rel=0.05)
-    assert watch.seconds_left == pytest.approx(2 * 14 / 7, rel=0.05)
-    watch.advance(2)
-    write(store, 3)
-    watch.stored(3)
+    assert watch.per_second == pytest.approx((done - first) / 14, rel=0.05)
+    left = (store.total - done) * 14 / (done - first)
+    assert watch.seconds_left == pytest.approx(left, rel=0.05)
+    watch.advance(store.total - done)
     watch.end()
-    assert watch.done == watch.total == 14
+    assert watch.done == watch.total
 
 
-def test_a_look_at_the_store_is_rare(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_pass_is_not_done(store: Filling) -> None:
+    watch = OfStore(store.path)
+    watch.begin("pass", 100)
+    watch.advance(40)
+    watch.end()
+    assert watch.done == 40
+
+
+def test_a_look_at_the_store_is_rare(store: Filling, monkeypatch: pytest.MonkeyPatch) -> None:
     watch = OfStore(store.path, (0, 2))
-    watch.begin("sweep", 14)
+    watch.begin("sweep", store.total)
     monkeypatch.setattr(glance, "_EVERY", 1000.0)
     watch.advance(1)  # looks, and next in a thousand seconds
-    write(store, 3)
+    store.write(3)
     watch.advance(1)
     assert watch.done == 2
     watch.end()
-    assert watch.done == 4
+    assert watch.done == 2 + store.positions(3)
 
 
-def test_a_damaged_unit_that_is_computed_anew_is_counted_once(store: Store) -> None:
-    for unit in range(4):
-        write(store, unit)
+def test_a_damaged_unit_that_is_computed_anew_is_counted_once(store: Filling) -> None:
+    store.write(*range(len(store.units)))
     watch = OfStore(store.path)
-    watch.begin("sweep", 5)
-    watch.advance(5)
+    watch.begin("sweep", store.positions(0))
+    watch.advance(store.positions(0))
     watch.stored(0)
     watch.end()
-    assert watch.done == watch.total == 14
+    assert watch.done == watch.total == store.total
 
 
 def test_one_bar_of_all_ranks_goes_from_rank_to_rank(
-    store: Store, capsys: pytest.CaptureFixture[str]
+    store: Filling, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    write(store, 0)
+    even = range(0, len(store.units), 2)
+    store.write(*even[:-1])
     bars = StoreBars(store.path, (1, 2), one=True)
     bars.begin("sweep", 5)
     bars.advance(3)
     assert capsys.readouterr().err == ""
-    write(store, 2)  # the last of rank 0
+    store.write(even[-1])  # the last of rank 0
     bars.advance(1)
-    assert "13/14" in capsys.readouterr().err
+    assert f"{store.positions(*even) + 4}/{store.total}" in capsys.readouterr().err
     bars.end()
     first = StoreBars(store.path, (0, 2), one=True)
     first.begin("sweep", 0)
-    assert "9/14" in capsys.readouterr().err
+    assert f"{store.positions(*even)}/{store.total}" in capsys.readouterr().err
     first.end()
 
 
-def test_several_are_told_the_same(store: Store) -> None:
+def test_several_are_told_the_same(store: Filling) -> None:
     one, other = OfStore(store.path), OfStore(store.path)
     both = Together([one, other])
-    both.begin("sweep", 14)
+    both.begin("sweep", store.total)
     both.advance(3)
     both.advance(2)
-    write(store, 0)
     both.stored(0)
     both.end()
     assert one.done == other.done == 5
@@ -119,22 +151,18 @@ def test_several_are_told_the_same(store: Store) -> None:
 def test_shards_of_the_python_call_show_what_all_have_done(
     near: object, picture: object, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    given = {"window": 16, "stride": 8, "memory": 1 << 19, "store": tmp_path / "store"}
+    path = tmp_path / "store"
 
     def shown(i: int) -> list[tuple[int, int]]:
-        backsight.large_occlusion(near, picture, shard=(i, 2), show_progress=True, **given)
+        backsight.large_occlusion(
+            near, picture, shard=(i, 2), store=path, show_progress=True, **GIVEN
+        )
         told = capsys.readouterr().err
         assert "first pass: 100%" in told
         found = re.findall(r"sweep: .*?(\d+)/(\d+) \[", told)
         return [(int(done), int(total)) for done, total in found]
 
     first, second = shown(0), shown(1)
-    positions = len(
-        np.concatenate([Store.view(given["store"]).read(u)["boxes"] for u in units(given["store"])])
-    )
+    positions = sum(Store.view(path).units)
     assert {total for _, total in first + second} == {positions}
     assert first[0][0] == 0 < first[-1][0] == second[0][0] < second[-1][0] == positions
-
-
-def units(path: Path) -> range:
-    return range(len(Store.view(path).units))

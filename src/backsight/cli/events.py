@@ -39,12 +39,12 @@ class Events(OfStore):
 
     def begin(self, phase: str, total: int) -> None:
         super().begin(phase, total)
-        self._next = 0.0
+        self._next, self._waiting = 0.0, None
 
     def advance(self, count: int) -> None:
         super().advance(count)
         if self.phase == "pass":
-            self._tell("pass", {"pixels": self.done, "of": self.total})
+            self._tell_pass()
 
     def stored(self, unit: int) -> None:
         super().stored(unit)
@@ -58,10 +58,16 @@ class Events(OfStore):
         self._tell("unit", values)
 
     def end(self) -> None:
+        passing = self.phase == "pass"
         super().end()
         self._next = 0.0
-        if self._waiting is not None:
+        if passing:
+            self._tell_pass()
+        elif self._waiting is not None:
             self._tell(*self._waiting)
+
+    def _tell_pass(self) -> None:
+        self._tell("pass", {"pixels": self.done, "of": self.total})
 
     def _tell(self, event: str, values: dict[str, Any]) -> None:
         now = time.monotonic()

@@ -110,22 +110,27 @@ class OfStore:
         self.total = self.done = self.first = 0
         self.started = 0.0
         self._more = 0  # since the phase began, without the units of other processes
+        self._rounded = 0.0  # pixels that rounding may have lost
 
     def begin(self, phase: str, total: int) -> None:
         self.glance = Glance(self.path)
         self.phase, self.total, self.first = phase, total, 0
         if phase == "sweep":
             self.total, self.first = sum(self.glance.units), self.glance.positions
-        self.done, self.started, self._more = self.first, time.time(), 0
+        self.done, self.started = self.first, time.time()
+        self._more, self._rounded = 0, 0.0
 
     def advance(self, count: int) -> None:
         self._more += count
+        self._rounded += 0.5
         self._look()
 
     def stored(self, unit: int) -> None:
         self._look()
 
     def end(self) -> None:
+        if self.phase == "pass" and 0 < self.total - self._more <= self._rounded:
+            self._more = self.total
         self._look(now=True)
         self.phase = ""
 
