@@ -424,6 +424,9 @@ def test_torchruns_other_ranks_are_silent(
     assert re.fullmatch(r"store: finished, (\d+) positions in \d+ units\n", out)
     assert "first pass: 100%" in err
     assert "sweep: 100%" in err
+    monkeypatch.setenv("RANK", "1")
+    assert run(command) == 0
+    assert capsys.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize(

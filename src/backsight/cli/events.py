@@ -35,44 +35,49 @@ class Events(OfStore):
     def __init__(self, path: str | PathLike[str], share: tuple[int, int] = (0, 1)) -> None:
         super().__init__(path, share)
         self._next = 0.0
-        self._waiting: tuple[str, dict[str, Any]] | None = None
+        self._waiting: int | None = None  # the latest unit that was not told
 
     def begin(self, phase: str, total: int) -> None:
         super().begin(phase, total)
-        self._next, self._waiting = 0.0, None
+        self._next = 0.0
 
     def advance(self, count: int) -> None:
         super().advance(count)
-        if self.phase == "pass":
+        if self.phase == "pass" and self._due():
             self._tell_pass()
 
     def stored(self, unit: int) -> None:
         super().stored(unit)
-        values = {
-            "unit": unit,
-            "positions_done": self.done,
-            "positions": self.total,
-            "per_second": self.per_second,
-            "seconds_left": self.seconds_left,
-        }
-        self._tell("unit", values)
+        self._waiting = unit
+        if self._due():
+            self._tell_unit()
 
     def end(self) -> None:
         passing = self.phase == "pass"
         super().end()
-        self._next = 0.0
         if passing:
             self._tell_pass()
         elif self._waiting is not None:
-            self._tell(*self._waiting)
+            self._tell_unit()
+
+    def _due(self) -> bool:
+        now = time.monotonic()
+        due = now >= self._next
+        if due:
+            self._next = now + _EVERY
+        return due
 
     def _tell_pass(self) -> None:
-        self._tell("pass", {"pixels": self.done, "of": self.total})
+        tell("pass", {"pixels": self.done, "of": self.total, "rank": self.share[0]})
 
-    def _tell(self, event: str, values: dict[str, Any]) -> None:
-        now = time.monotonic()
-        if now < self._next:
-            self._waiting = event, values
-            return
-        self._next, self._waiting = now + _EVERY, None
-        tell(event, {**values, "rank": self.share[0]})
+    def _tell_unit(self) -> None:
+        values = {
+            "unit": self._waiting,
+            "positions_done": self.done,
+            "positions": self.total,
+            "per_second": self.per_second,
+            "seconds_left": self.seconds_left,
+            "rank": self.share[0],
+        }
+        tell("unit", values)
+        self._waiting = None

@@ -67,7 +67,8 @@ def occlude_large(image: Path, shared: Shared, wanted: Wanted) -> int:
     one = shard is not None and wanted.shard is None
     with _opened(image, shared, wanted) as (large, network):
         loaded = time.perf_counter()
-        if not (one and rank) and not _is_finished(shared.output):
+        before = _is_finished(shared.output)
+        if not (one and rank) and not before:
             plan = large.plan()
             if not shared.quiet:
                 print(plan, file=sys.stderr, flush=True)
@@ -91,7 +92,7 @@ def occlude_large(image: Path, shared: Shared, wanted: Wanted) -> int:
     }
     if shared.as_json:
         tell("end", report)
-    elif not one or now["finished"]:  # of several ranks, those who see the end
+    elif not one or (now["finished"] and (rank == 0 or not before)):  # those who see the end
         print(f"{shared.output}: {_far(now)}", flush=True)
     return 0
 
