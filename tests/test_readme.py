@@ -1,9 +1,14 @@
-"""The examples of the README do what they say, as they stand there."""
+"""The examples of the README and of docs/large.md do what they say, as they stand there."""
 
 from __future__ import annotations
 
+import json
+import os
 import re
+import shlex
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +19,7 @@ skimage = pytest.importorskip("skimage", reason="the photo comes with scikit-ima
 pytest.importorskip("PIL", reason="photos need Pillow")
 
 README = Path(__file__).resolve().parent.parent / "README.md"
+LARGE = README.parent / "docs" / "large.md"
 
 
 def test_python_examples_run(
@@ -76,3 +82,91 @@ def test_commands_and_methods_that_it_names_are_there() -> None:
     assert set(methods) <= set(backsight.__all__)
     for link in re.findall(r"\]\(([^)#:]+)\)", text):
         assert (README.parent / link).exists(), link
+
+
+def large(language: str) -> list[str]:
+    """The blocks of the page on large images in a language."""
+    blocks = re.findall(
+        r"^```(\w*)\n(.*?)^```", LARGE.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE
+    )
+    return [text for found, text in blocks if found == language]
+
+
+def write_slide(folder: Path, height: int, width: int) -> None:
+    tifffile = pytest.importorskip("tifffile")
+    pixels = skimage.data.coffee()[:height, :width]
+    tifffile.imwrite(folder / "slide.tif", pixels, tile=(128, 128), photometric="rgb")
+
+
+def test_python_examples_of_large_images_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("zarr")
+    monkeypatch.chdir(tmp_path)
+    write_slide(tmp_path, 384, 512)
+    volume = np.random.default_rng(0).standard_normal((1, 24, 72, 80)).astype(np.float32)
+    np.save("ct.npy", volume)
+    sweep, stored, reading, maps, volumes = large("python")
+    names: dict[str, object] = {}
+    exec(sweep, names)
+    assert np.shape(names["result"].drops) == (1, 49, 1000)
+    assert float(names["result"].drops.abs().max()) > 1
+    exec(stored, names)
+    told, shown = capsys.readouterr()
+    assert re.search(r"True (\d+) of \1\n", told)
+    assert "sweep: 100%" in shown
+    exec(reading, names)
+    assert names["found"].drops.shape == (1, 12, 1)
+    assert float(names["found"].drops.max()) > 1
+    exec(maps, names)
+    box, heat = capsys.readouterr().out.splitlines()
+    assert re.match(r"\[\d+, \d+, \d+, \d+\] \d", box)
+    assert heat.startswith("967 (3, 4) 128 ")
+    exec(volumes, names)
+    assert names["result"].boxes.shape == (2 * 4 * 4, 6)
+    assert float(names["result"].drops.abs().max()) > 0
+
+
+def test_options_of_large_images_are_there(capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("typer", reason="the command line needs typer")
+    from backsight.cli import run
+
+    text = "".join(large("") + large("bash")).replace("\\\n", " ")
+    lines = re.findall(r"^(?:.* -m )?backsight (.*)$", text, re.MULTILINE)
+    assert len(lines) == 6
+    for line in lines:
+        command, *words = shlex.split(line)
+        assert run([command, "--help"]) == 0
+        known = capsys.readouterr().out
+        for option in words:
+            assert not option.startswith("--") or f"{option} " in known, (command, option)
+
+
+def test_the_slurm_array_fills_a_store(tmp_path: Path) -> None:
+    pytest.importorskip("zarr")
+    write_slide(tmp_path, 160, 224)
+    (script,) = large("bash")
+    (tmp_path / "array.sh").write_text(script.replace("shards=16", "shards=2"), encoding="utf-8")
+    program = tmp_path / "backsight"
+    program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m backsight "$@"\n', encoding="utf-8")
+    program.chmod(0o755)
+    environment = {
+        **os.environ,
+        "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}",
+        "PYTHONPATH": os.pathsep.join(map(os.path.abspath, filter(None, sys.path))),
+        "SLURM_CPUS_PER_TASK": "1",
+    }
+    for task in ("0", "1"):
+        subprocess.run(
+            ["bash", "-eu", "array.sh"],
+            check=True,
+            cwd=tmp_path,
+            env={**environment, "SLURM_ARRAY_TASK_ID": task},
+            capture_output=True,
+        )
+    told = subprocess.check_output(
+        [str(program), "status", "slide.store", "--json"], cwd=tmp_path, env=environment
+    )
+    status = json.loads(told)
+    assert status["finished"]
+    assert status["positions"] > 10

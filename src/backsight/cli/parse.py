@@ -11,10 +11,12 @@ __all__ = [
     "channels",
     "count",
     "floats",
+    "numbers",
     "one_of",
     "output",
     "pair",
     "position",
+    "sides",
 ]
 
 #: Baselines by name: the mean pixel of the training data, and those of `backsight.occlusion`.
@@ -33,13 +35,23 @@ RGB = tuple[float, float, float]
 
 def pair(option: str, text: str) -> tuple[int, int]:
     """``"32"`` as (32, 32), ``"32x48"`` as (32, 48): height and width in pixels, at least 1."""
-    match = re.fullmatch(r"\s*([+-]?\d+)(?:\s*[xX]\s*([+-]?\d+))?\s*", text)
-    sides = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
-    if min(sides) < 1:
+    height, width = sides(option, text, 2)
+    return height, width
+
+
+def sides(option: str, text: str, axes: int) -> tuple[int, ...]:
+    """``"32"`` as 32 along each of some axes, ``"8x32x48"`` as (8, 32, 48): depth, height and width
+    in pixels, at least 1.
+    """
+    parts = [part.strip() for part in re.split("[xX]", text)]
+    found = [int(part) if re.fullmatch(r"[+-]?\d+", part) else 0 for part in parts]
+    if len(found) not in (1, axes) or min(found) < 1:
+        named = "x".join(("DEPTH", "HEIGHT", "WIDTH")[-axes:])
         raise ValueError(
-            f"expected {option} as N or HEIGHTxWIDTH in pixels, each at least 1, got {text!r}"
+            f"expected {option} as N{f' or {named}' if axes > 1 else ''} in pixels, each at least"
+            f" 1, got {text!r}"
         )
-    return sides
+    return tuple(found * axes if len(found) == 1 else found)
 
 
 def count(option: str, value: int | None) -> int | None:
@@ -70,16 +82,27 @@ def floats(option: str, text: str) -> RGB:
     return red, green, blue
 
 
-def baseline(option: str, text: str, units: str) -> str | RGB:
-    """What stands in the box: a name of `FILLS`, or red, green and blue.
+def numbers(option: str, text: str) -> list[float]:
+    """``"0.5"`` as one number, ``"0.5,-1"`` as two."""
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise ValueError(
+            f"expected {option} as a number, or one per channel A,B,..., got {text!r}"
+        ) from None
+
+
+def baseline(option: str, text: str, units: str, fills: tuple[str, ...] = FILLS) -> str | RGB:
+    """What stands in the box: a name, or red, green and blue.
 
     Args:
         option: what the option is called.
         text: a name, a colour's name, a number, or R,G,B.
         units: "pixel" (numbers in 0..255), or "normalised" (any numbers, and no colours' names).
+        fills: the names.
     """
     word = text.strip().casefold()
-    if word in FILLS:
+    if word in fills:
         return word
     colors = _COLORS if units == "pixel" else {}
     try:
@@ -88,10 +111,8 @@ def baseline(option: str, text: str, units: str) -> str | RGB:
         parts = []
     low, high = (0.0, 255.0) if units == "pixel" else (-1e30, 1e30)
     if len(parts) not in (1, 3) or not all(low <= part <= high for part in parts):
-        numbers = "black, gray, white, a value in 0..255" if colors else "a number"
-        raise ValueError(
-            f"expected {option} as {', '.join(FILLS)}, {numbers} or R,G,B, got {text!r}"
-        )
+        names = "black, gray, white, a value in 0..255" if colors else "a number"
+        raise ValueError(f"expected {option} as {', '.join(fills)}, {names} or R,G,B, got {text!r}")
     return parts[0], parts[-1] if len(parts) == 1 else parts[1], parts[-1]
 
 

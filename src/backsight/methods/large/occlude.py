@@ -18,7 +18,7 @@ from ...sweep.result import Occlusion
 from ...zoo.network import Network
 from .fill import fill
 from .task import Large, Regions
-from .watch import Bars
+from .watch import Bars, StoreBars
 
 __all__ = ["large_occlusion"]
 
@@ -77,7 +77,8 @@ def large_occlusion(
             images with GeoTIFF tags as GeoTIFF, "maps/<output>.tif".
         shard: (i, n) for the i-th of n processes on one store, from 0: each computes units of its
             own. Another number of processes may take a store up.
-        show_progress: show a progress bar on stderr.
+        show_progress: show progress bars on stderr: of the pass over the image, then of the
+            positions; of a store, those of all processes that share it.
         device: where to compute; default: where the model is.
 
     Returns:
@@ -105,9 +106,10 @@ def large_occlusion(
         memory=memory,
         device=device,
     )
-    watch = Bars() if show_progress else None
     if store is not None:
-        return fill(task, store, shard, watch)
+        return fill(
+            task, store, shard, StoreBars(store, shard or (0, 1)) if show_progress else None
+        )
     if shard is not None:
         raise ValueError("expected a store for the result of a shard, got none")
-    return task.run(watch)
+    return task.run(Bars() if show_progress else None)
