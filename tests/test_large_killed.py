@@ -184,7 +184,7 @@ def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Nurser
     """A nursery with a small disk of its own, and where that is."""
     disk = tmp_path_factory.mktemp("elsewhere")
     alone = ["unshare", "-rm"]
-    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "none", str(disk)]
+    mount = ["mount", "-t", "tmpfs", "-o", "size=4m", "none", str(disk)]
     try:
         found = subprocess.run([*alone, *mount], capture_output=True).returncode
     except FileNotFoundError:

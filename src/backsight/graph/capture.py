@@ -17,8 +17,8 @@ from .export import export
 from .node import Graph
 from .twin import twin
 
-#: From this number of bytes on, the example is made of untouched pages; and where there are none,
-#: from the other, of nothing.
+#: From this number of bytes on, the example is made of untouched pages; from the other on, of
+#: nothing, since even addresses may run out.
 _LARGE, _ENORMOUS = 1 << 20, 1 << 28
 #: Of Linux; Python has a name for it from 3.13 on.
 _MAP_NORESERVE = 0x4000
@@ -55,7 +55,7 @@ def _zeros(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Te
     may be larger than the memory.
     """
     size = prod(shape) * dtype.itemsize
-    if device.type != "cpu" and size >= _ENORMOUS:
+    if size >= _ENORMOUS:
         with FakeTensorMode(allow_non_fake_inputs=True, shape_env=ShapeEnv()):
             return torch.zeros(shape, dtype=dtype, device=device)
     if device.type != "cpu" or size < _LARGE or sys.platform != "linux":

@@ -42,6 +42,8 @@ def export(module: nn.Module, examples: Sequence[Tensor]) -> Any:
                 exported = exported.run_decompositions({})
     except MemoryError:
         raise  # not the model's fault
+    except SystemError as error:  # where Python has no memory left to say so
+        raise MemoryError from error
     except Exception as error:
         raise CaptureError.of(error) from error
     return exported

@@ -175,7 +175,7 @@ def bands(maps: TiledMaps, target: int, budget: Budget) -> list[Band]:
     best: tuple[float, list[Band]] = 0.0, []
     for parts in _partitions(node.extent[1:]):
         columns = list(itertools.product(*(_pieces(n, k) for n, k in parts)))
-        rows = max(1, 1 << int(_THICK / scale).bit_length() - 1)
+        rows = 1 << max(1, int(_THICK / scale)).bit_length() - 1
         middle = Band(maps, target, columns[len(columns) // 2], rows)
         while (least := middle.peak()) > budget.maps and rows > 1:
             rows //= 2

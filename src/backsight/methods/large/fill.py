@@ -144,6 +144,7 @@ def description(task: Large) -> dict[str, Any]:
         "image": {"shape": list(task.shape), "fingerprint": task.image.fingerprint()},
         "geo": geo.known(getattr(task.image, "geo", None)),
         "grid": None if task.grid.shape is None else list(task.grid.shape),
+        **task.places,
         "boxes": hashlib.sha256(task.grid.boxes.numpy().tobytes()).hexdigest(),
         "baseline": np.asarray(task.baseline, np.float64).reshape(-1).tolist(),
         "output": task.output,

@@ -31,6 +31,7 @@ from ...sources.source import Tiled
 from ...sweep.allocator import Ceiling, give_back, reuse
 from ...sweep.budget import Budget, TooLittle, told_at_least
 from ...sweep.content import Picture
+from ...sweep.grid import per_axis
 from ...sweep.plan import graph_flops, told_bytes, weight_bytes
 from ...sweep.rate import flop_rate
 from ...sweep.readout import Drops, Readout, check_targets
@@ -149,6 +150,14 @@ class Large:
         self.like = torch.empty(0, dtype=self.subject.dtype, device=self.subject.device)
         self._read = self._reader()
         self.grid = positions(self.shape[1:], window, stride, edge, roi)
+        #: What the positions were made of, in plain values.
+        axes = len(self.shape) - 1
+        self.places = {
+            "window": list(per_axis(window, axes, "window")),
+            "stride": list(per_axis(window if stride is None else stride, axes, "stride")),
+            "edge": edge,
+            "regions": roi is not None,
+        }
         self.call = Call(self.subject.model, (), self.like.new_empty(1, *[1] * 3), output)
         self.packs = Packs()
         self.reserved = 0
@@ -305,24 +314,31 @@ class Large:
             check_fit(module, self.like)
             check_finite(module)
         side = _LARGEST
-        while side > _SMALLEST and side**2 * _PIXEL > self.memory:
+        while side > _SMALLEST and prod(self._part(side)) * _PIXEL > self.memory:
             side //= 2
-        size = tuple(min(n, side) for n in self.shape[1:])
-        image = self._read(tuple((0, n) for n in size))
-        if size == self.shape[1:]:
-            graph, _ = self._graph(self.shape, self.packs)
-            self._compared(graph, image)
-            return graph
-        small, steps = self._graph(tuple(image.shape[1:]), Packs())
-        self._compared(small, image)
-        del small
-        graph, others = self._graph(self.shape, self.packs)
-        if others != steps:
-            raise ValueError(
-                "expected a model that computes alike whatever the size of the image, got one"
-                f" whose operations differ between {self.shape[1:]} and {size}"
-            )
-        return graph
+        while True:
+            size = self._part(side)
+            image = self._read(tuple((0, n) for n in size))
+            if size == self.shape[1:]:
+                graph, _ = self._graph(self.shape, self.packs)
+                self._compared(graph, image)
+                return graph
+            small, steps = self._graph(tuple(image.shape[1:]), Packs())
+            self._compared(small, image)
+            del small
+            graph, others = self._graph(self.shape, self.packs)
+            if others == steps:
+                return graph
+            if side >= _LARGEST:
+                raise ValueError(
+                    "expected a model that computes alike whatever the size of the image, got one"
+                    f" whose operations differ between {self.shape[1:]} and {size}"
+                )
+            side *= 2  # maps of a single cell are computed in other ways
+
+    def _part(self, side: int) -> tuple[int, ...]:
+        """The size of a corner of the image of at most so many pixels a side."""
+        return tuple(min(n, side) for n in self.shape[1:])
 
     def _compared(self, graph: Graph, image: Tensor) -> None:
         """Refuse a graph that does not compute what the model does, or no scores."""
