@@ -24,7 +24,7 @@ help:
 	@echo "make format    let ruff and clang-format rewrite the sources"
 	@echo "make sanitize  the CPU kernels under the address and undefined-behaviour sanitizers"
 	@echo "make bench     the benchmark table, into bench/RESULTS.md"
-	@echo "make bench-large  the same for a large image, into bench/results/large.md (a quarter of an hour)"
+	@echo "make bench-large  the same for a large image, into bench/results/large.json (half an hour)"
 	@echo "make docs      the pictures of docs/deconvolution.md and docs/gallery.md"
 	@echo "make gpu       tests, sanitizer and benchmarks that need an NVIDIA GPU"
 	@echo "make dist      sdist and wheel, into dist/"
@@ -75,7 +75,7 @@ bench: $(VENV)/.dev
 	$(BIN)/python -m pytest bench --benchmark-only --benchmark-columns=median,iqr,rounds $(PYTEST_ARGS)
 
 bench-large: $(VENV)/.dev
-	BENCH_RESULTS=bench/results/large.md $(BIN)/python -m pytest bench/large_maps.py --benchmark-only $(PYTEST_ARGS)
+	$(BIN)/python -m pytest bench/large_maps.py --benchmark-only $(PYTEST_ARGS)
 
 docs: $(VENV)/.dev
 	$(BIN)/python docs/deconvolution.py

@@ -86,6 +86,19 @@ def add_configurations(report: Report) -> None:
         )
 
 
+def add_large_image(report: Report) -> None:
+    """What the last `make bench-large` has left, beside what is measured now."""
+    file = HERE / "results" / "large.json"
+    if file.exists():
+        kept = json.loads(file.read_text())
+        if kept["section"] not in report.sections:
+            for row in kept["rows"]:
+                report.add(kept["section"], row)
+            for text in kept["remarks"]:
+                report.remark(kept["section"], text)
+            report.remark(kept["section"], "From the last run of `make bench-large`.")
+
+
 def pytest_terminal_summary(
     terminalreporter: pytest.TerminalReporter, config: pytest.Config
 ) -> None:
@@ -93,6 +106,7 @@ def pytest_terminal_summary(
         return
     add_random_graphs(REPORT)
     add_configurations(REPORT)
+    add_large_image(REPORT)
     text = REPORT.markdown()
     terminalreporter.write_line("")
     terminalreporter.write_line(text)

@@ -21,13 +21,15 @@ from torch import Tensor, nn
 import backsight
 from backsight.methods.large import Large
 from backsight.occlusion_store import Store, status
+from backsight.sweep.grid import Grid
 from backsight.sweep.readout import Readout
 from backsight.sweep.units import Unit, partitioned
 from backsight.zoo import Network, Preprocessing
 from nets import NETS, NetCase, calibrate, random_images, resnet18, seeded
 from oracle import oracle
 
-SMALL = ["vgg16_fc", "resnet18", "squeeze_excitation", "pooled_unevenly", "conv1d", "ct"]
+SMALL = ["vgg16_fc", "resnet18", "squeezenet1_1", "unet", "squeeze_excitation", "conv1d", "ct"]
+SMALL += ["pooled_unevenly"]
 OTHERS = [name for name, case in NETS.items() if case.capture and name not in SMALL]
 
 
@@ -296,6 +298,28 @@ def test_bad_input_gets_a_sentence(
         backsight.large_occlusion(**given)
 
 
+@pytest.mark.parametrize(
+    ("name", "node"),
+    [
+        ("squeeze_excitation", "mul"),
+        ("group_norm", "group_norm"),
+        ("attention", "flatten"),
+    ],
+)
+def test_what_reads_large_maps_as_a_whole_is_refused_by_name(
+    name: str, node: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = NETS[name].build()
+
+    def never(*_: Any) -> None:
+        raise AssertionError("began")
+
+    monkeypatch.setattr("backsight.sweep.stream.StreamedMaps.strips", never)
+    image = random_images((3, 600, 500), 1)[0]
+    with pytest.raises(ValueError, match=f"expected memory of .*({node}).*read.* as a whole"):
+        backsight.large_occlusion(model, image, window=20, stride=100, memory=2 << 20)
+
+
 def test_a_model_that_works_by_size_is_refused() -> None:
     class Sized(nn.Module):
         def __init__(self) -> None:
@@ -312,12 +336,25 @@ def test_a_model_that_works_by_size_is_refused() -> None:
 
 def test_units_hold_every_position_once() -> None:
     boxes = torch.tensor([[y, x, y + 4, x + 4] for y in range(0, 40, 3) for x in range(0, 30, 5)])
-    units: list[Unit] = partitioned(backsight.sweep.grid.Grid(boxes, None), 16)
+    units: list[Unit] = partitioned(Grid(boxes, None), 16)
     every = np.concatenate([unit.positions for unit in units])
     assert sorted(every) == list(range(len(boxes)))
     for unit in units:
-        corner = boxes[torch.from_numpy(unit.positions), :2] // 16
-        assert (corner == corner[0]).all()
+        starts = boxes[torch.from_numpy(unit.positions), :2]
+        assert int((starts.max(0).values - starts.min(0).values).max()) < 16
+    # Neither slivers nor more than there must be.
+    assert len(units) == 3 * 2
+    assert min(len(unit.positions) for unit in units) > len(boxes) / 12
+
+
+def test_regions_far_apart_are_units_of_their_own() -> None:
+    corners = [(0, 0), (7, 7000), (9003, 50), (9000, 9000)]
+    boxes = torch.tensor(
+        [[y + i, x + j, y + i + 9, x + j + 9] for y, x in corners for i, j in np.ndindex(30, 30)]
+    )
+    units = partitioned(Grid(boxes, None), 64)
+    assert [len(unit.positions) for unit in units] == [900] * 4
+    assert len(partitioned(Grid(boxes[:1].repeat(5000, 1), None), 64)) == 2
 
 
 # --- stores --------------------------------------------------------------------------------------
@@ -397,6 +434,31 @@ def test_a_finished_store_is_not_computed_again(
     monkeypatch.setattr("backsight.sweep.units.UnitSweep.run", never)
     assert fill(near, scene, complete).finished
     assert {p: p.stat().st_mtime_ns for p in complete.rglob("*") if p.is_file()} == before
+
+
+def test_the_first_pass_is_kept_until_the_store_is_finished(
+    near: nn.Module,
+    scene: Tensor,
+    complete: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    path, damaged = tmp_path / "half", tmp_path / "damaged"
+    assert not fill(near, scene, path, shard=(0, 2)).finished
+    assert ".pass" in tree(path)
+    shutil.copytree(path, damaged)
+    kept = bytearray((damaged / ".pass").read_bytes())
+    kept[3] ^= 1
+    (damaged / ".pass").write_bytes(kept)
+    assert fill(near, scene, damaged, shard=(1, 2)).finished  # computed again
+    assert tree(damaged) == tree(complete)
+
+    def never(*_: Any) -> None:
+        raise AssertionError("passed again")
+
+    monkeypatch.setattr("backsight.sweep.stream.StreamedMaps.strips", never)
+    assert fill(near, scene, path, shard=(1, 2)).finished
+    assert tree(path) == tree(complete)
 
 
 @pytest.mark.parametrize("what", ["model", "image", "setting"])

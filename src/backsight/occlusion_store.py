@@ -11,6 +11,7 @@ with rows of NaN, or of zeros where they are integers, so that unit ``u`` begins
 the longest; where all units but the last are of one length, rows are positions and there is no
 padding.
 
+While a store is being filled, ``.pass`` in it holds what the first pass over the image has found.
 What is derived from the units when all are done lies in the groups ``maps`` and ``overview``. A
 store that is finished tells the SHA-256 of each of these files.
 
@@ -53,6 +54,7 @@ Pathlike = str | os.PathLike[str]
 _FORMAT = 2
 _META = "zarr.json"
 _LOCK = ".lock"
+_PASS = ".pass"
 _DERIVED = ("maps", "overview")
 _ARRAYS = ("base", "boxes", "drops", "most_probable", "noise_floor", "scores", "targets")
 _DTYPES = ("float16", "float32", "float64")
@@ -344,6 +346,25 @@ class Store:
         """
         self._put({"targets": targets, "base": base}, self._layout.singles, 0, "the base scores")
 
+    @property
+    def first_pass(self) -> bytes | None:
+        """What a first pass over the image has found, for the processes that fill the store; None
+        before it is written, and once the store is finished.
+        """
+        try:
+            data = (self.path / _PASS).read_bytes()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as error:
+            raise OSError(f"cannot read the store {self.path}: {error.strerror}") from error
+        return data[:-4] if _checksum(data[:-4]) == data[-4:] else None
+
+    def write_first_pass(self, data: bytes) -> None:
+        """Keep what the first pass has found until the store is finished."""
+        self._writable()
+        with _sentence(f"cannot write the first pass of the store {self.path}", kept=True):
+            store.write_bytes(self.path / _PASS, data + _checksum(data))
+
     def write(
         self,
         unit: int,
@@ -483,6 +504,7 @@ class Store:
         derived = {name: self._sum(name) for name in sorted(self._deriving)}
         end: dict[str, Any] = {"finished": True, "found": _plain(found or {}), "derived": derived}
         with _sentence(f"cannot finish the store {self.path}"):
+            (self.path / _PASS).unlink(missing_ok=True)
             _write_root(self.path, _read_root(self.path) | end)
         self.finished, self.found, self.derived = True, end["found"], derived
         self.close()

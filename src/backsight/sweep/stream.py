@@ -5,9 +5,11 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from math import prod
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from ..graph import Graph, Node
@@ -30,6 +32,9 @@ from .budget import Budget
 from .strips import Band, Step, bands
 
 __all__ = ["StreamedMaps"]
+
+#: More bytes than this are computed again rather than kept in a file.
+_CARRIED = 64 << 20
 
 
 class StreamedMaps(TiledMaps):
@@ -137,6 +142,36 @@ class StreamedMaps(TiledMaps):
         finally:
             self.given, self.flat = now
 
+    def carried(self) -> bytes | None:
+        """What has been gathered for the output, to be taken up by another process; None where that
+        is too much to keep.
+        """
+        if self._carried_bytes > _CARRIED:
+            return None
+        values = (self.given if n.spatial else self.flat for n in self._carries)
+        parts = [v[n.index].contiguous() for v, n in zip(values, self._carries, strict=True)]
+        return b"".join(p.cpu().flatten().view(torch.uint8).numpy().tobytes() for p in parts)
+
+    def carry(self, data: bytes) -> bool:
+        """Take up what `carried` gave; whether it was of these maps."""
+        if len(data) != self._carried_bytes:
+            return False
+        at = 0
+        for node in self._carries:
+            size = node_bytes(node, None)
+            part = torch.frombuffer(bytearray(data[at : at + size]), dtype=node.dtype)
+            self._keep(node, part.reshape(1, *node.shape).to(self.images.device))
+            at += size
+        return True
+
+    @cached_property
+    def _carries(self) -> list[Node]:
+        return [self.graph.nodes[i] for i in self._gathered(self.graph.output)]
+
+    @cached_property
+    def _carried_bytes(self) -> int:
+        return sum(node_bytes(node, None) for node in self._carries)
+
     def gather(self, target: int) -> None:
         """Accumulate what reads maps as a whole among all that `target` depends on, one after the
         other.
@@ -205,8 +240,10 @@ class StreamedMaps(TiledMaps):
 
     def _check_whole(self, node: Node) -> None:
         """Refuse a map that is read as a whole and does not fit."""
+        nodes = self.graph.nodes
+        readers = [n.label for n in nodes if node.index in n.inputs and not n.kind.local]
         self.budget.check_maps(
-            node_bytes(node, None), f"the map of {node.label}, which is read as a whole,"
+            node_bytes(node, None), f"the map of {node.label}, which {readers[0]} reads as a whole,"
         )
 
     def strips(self, target: int, cover: Sequence[Band]) -> Iterator[Tile]:

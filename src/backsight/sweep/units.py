@@ -98,8 +98,7 @@ class UnitSweep:
         self.maps = StreamedMaps(graph, read, like, budget, ceiling)
         #: Operations of the first pass over the image, and the most bytes it takes.
         self.pass_flops, self.pass_bytes = self.maps.first_pass()
-        self.side = self._side()
-        self.units = partitioned(grid, self.side)
+        self.side, self.units = self._units()
         self._reading: Reading | None = None
         self._next: tuple[Unit, Sweep] | None = None
 
@@ -173,25 +172,27 @@ class UnitSweep:
         )
         return Sweep(plan, self.maps, self.maps.images, self.content, reading)
 
-    def _side(self) -> int:
-        """The side in pixels of the squares whose positions make units: the smallest that are worth
-        their regions, or the largest that fit.
+    def _units(self) -> tuple[int, list[Unit]]:
+        """The positions in units, the smallest that are worth their regions, or the largest that
+        fit; and their side in pixels at most.
         """
         size = self.graph.nodes[self.graph.input].extent
-        best, side = 0, _LEAST
-        while not best or side < 2 * max(size):
-            units = [(unit, self.estimate(unit)) for unit in _widest(self.grid, side, size)]
-            windows = max(found.window_bytes for _, found in units)
-            region = max(found.bytes - found.window_bytes for _, found in units)
-            unit, found = units[0]
-            if not best:
+        best: tuple[int, list[Unit]] = 0, []
+        side = _LEAST
+        while not best[0] or side < 2 * max(size):
+            units = partitioned(self.grid, side)
+            looked_at = [(unit, self.estimate(unit)) for unit in _widest(units, self.grid, size)]
+            windows = max(found.window_bytes for _, found in looked_at)
+            region = max(found.bytes - found.window_bytes for _, found in looked_at)
+            unit, found = looked_at[0]
+            if not best[0]:
                 names = ", ".join(self._sweep(unit, None).plan.barriers[:3])
                 where = f", where {names} read maps as a whole," if names else ""
                 self.budget.check_windows(windows, f"a window{where}")
                 self.budget.check_maps(region, "the region that a few positions read")
             elif region > self.budget.maps or windows > self.budget.windows:
                 break
-            best = side
+            best = side, units
             worth = found.region_flops <= found.window_flops * _REGION
             if found.positions == len(self.grid.boxes) or (worth and found.positions >= _MANY):
                 break
@@ -200,33 +201,55 @@ class UnitSweep:
 
 
 def partitioned(grid: Grid, side: int) -> list[Unit]:
-    """The positions by squares of an image, squares and positions row by row."""
-    order, edges = _squares(grid, side)
-    units = []
-    for part in np.split(order, edges[1:]):
-        units += [Unit(np.sort(part[i : i + _MOST])) for i in range(0, len(part), _MOST)]
+    """The positions in units: no two of a unit begin `side` pixels apart along an axis, or more.
+
+    Parts of the image are cut in two until they are small enough: in the middle of the widest gap
+    along their longest axis, where there is one, so that regions of interest that lie far apart
+    come apart first; otherwise into pieces as even as can be, so that none is a sliver, whose
+    region would be almost as large as a whole one's.
+    """
+    axes = grid.boxes.shape[1] // 2
+    starts = grid.boxes[:, :axes].numpy()
+    units: list[Unit] = []
+    stack = [np.arange(len(starts))]
+    while stack:
+        part = stack.pop()
+        mine = starts[part]
+        low, high = mine.min(0), mine.max(0)
+        axis = int((high - low).argmax())
+        span = int(high[axis] - low[axis])
+        if span < side and len(part) <= _MOST:
+            units.append(Unit(part))
+        elif span == 0:  # boxes upon each other
+            units += [Unit(part[i : i + _MOST]) for i in range(0, len(part), _MOST)]
+        else:
+            first = mine[:, axis] < _cut(np.unique(mine[:, axis]), side)
+            stack += [part[~first], part[first]]
     return units
 
 
-def _squares(grid: Grid, side: int) -> tuple[Cells, Cells]:
-    """The positions square by square, and where each square begins among them."""
-    axes = grid.boxes.shape[1] // 2
-    square = grid.boxes[:, :axes].numpy() // side
-    order = np.lexsort((np.arange(len(square)), *square.T[::-1]))
-    edges = np.flatnonzero((np.diff(square[order], axis=0) != 0).any(1)) + 1
-    return order, np.concatenate([[0], edges])
+def _cut(starts: Cells, side: int) -> float:
+    """Where to cut sorted starts in two."""
+    gaps = np.diff(starts)
+    widest = int(gaps.argmax())
+    if gaps[widest] >= max(side, 2 * np.median(gaps)):
+        return float(starts[widest + 1])
+    low, span = int(starts[0]), int(starts[-1] - starts[0])
+    pieces = max(2, span // side + 1)
+    cut = low + (span + 1) * (pieces // 2) / pieces
+    # Boxes whose last start was moved inside must not make a piece of their own, nor an empty one.
+    return float(starts[min(int(np.searchsorted(starts, cut)), len(starts) - 1)])
 
 
-def _widest(grid: Grid, side: int, size: Sequence[int]) -> list[Unit]:
+def _widest(units: Sequence[Unit], grid: Grid, size: Sequence[int]) -> list[Unit]:
     """Some of the units whose regions are likely to be the largest: far from the edges of the
     image, and of boxes that spread far.
     """
-    order, edges = _squares(grid, side)
-    boxes = grid.boxes.numpy()[order]
+    boxes = grid.boxes.numpy()
     axes = boxes.shape[1] // 2
-    low = np.minimum.reduceat(boxes[:, :axes], edges) - _HALO
-    high = np.maximum.reduceat(boxes[:, axes:], edges) + _HALO
+    order = np.concatenate([unit.positions for unit in units])
+    begins = np.cumsum([0, *(len(unit.positions) for unit in units[:-1])])
+    low = np.minimum.reduceat(boxes[order, :axes], begins) - _HALO
+    high = np.maximum.reduceat(boxes[order, axes:], begins) + _HALO
     area = (np.minimum(high, size) - np.maximum(low, 0)).prod(1)
-    stops = np.append(edges[1:], len(order))
-    widest = np.argsort(-area, kind="stable")[:_SOME]
-    return [Unit(np.sort(order[edges[i] : stops[i]][:_MOST])) for i in widest]
+    return [units[i] for i in np.argsort(-area, kind="stable")[:_SOME]]

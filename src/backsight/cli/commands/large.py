@@ -86,7 +86,7 @@ def large_occlusion(
     memory: Annotated[
         str,
         typer.Option(
-            metavar="BYTES", help="What regions and windows are planned for, such as 4GiB."
+            metavar="BYTES", help="What the sweep may take beside the model, such as 4GiB."
         ),
     ] = "2GiB",
     shard: Annotated[

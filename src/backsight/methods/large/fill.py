@@ -58,6 +58,7 @@ def fill(
         done = store.done
         missing = [i for i in range(len(task.units)) if i not in done and i % step == first]
         if missing or store.base is None or store.targets is None:
+            _pass(task, store, watch)
             found = task.drops([task.units[i] for i in missing], watch)
             # Closed here, a phase that is interrupted ends before the error goes on.
             with _Behind(store, watch) as writer, closing(found):  # type: ignore[type-var]
@@ -66,7 +67,6 @@ def fill(
                     writer.write(number, boxes.numpy(), drops)
                     if number == missing[-1]:  # while it is still told of the sweep
                         writer.wait()
-                _keep_base(store, task.sweep.base())
         if len(store.done) == len(task.units):
             derive(store)
             floors = (store.read(unit, "noise_floor") for unit in range(len(task.units)))
@@ -87,7 +87,6 @@ class _Behind:
     def write(self, number: int, boxes: npt.NDArray[np.int64], found: Drops) -> None:
         """Begin to write a unit, once the one before it is written."""
         self.wait()
-        _keep_base(self._store, found)
         drops = found.drops[0].cpu().numpy()
         most_probable = found.most_probable[0, :, None].cpu().numpy()
         base, floor = _base(found), found.noise_floor
@@ -122,8 +121,15 @@ class _Behind:
         self._thread.shutdown()
 
 
-def _keep_base(store: Store, found: Drops | Reading) -> None:
-    """Write the scores of the unoccluded image unless they are there."""
+def _pass(task: Large, store: Store, watch: Watch) -> None:
+    """The first pass over the image, unless another process has kept what it found, and the scores
+    of the unoccluded image.
+    """
+    maps, kept = task.sweep.maps, store.first_pass
+    known = kept is not None and maps.carry(kept)
+    found = task.first_pass(watch)
+    if not known and (carried := maps.carried()) is not None:
+        store.write_first_pass(carried)
     if store.base is None or store.targets is None:
         targets = torch.arange(found.base.shape[1]) if found.targets is None else found.targets[0]
         store.write_base(_base(found), targets.cpu().numpy())

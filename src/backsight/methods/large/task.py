@@ -34,7 +34,7 @@ from ...sweep.content import Picture
 from ...sweep.grid import per_axis
 from ...sweep.plan import graph_flops, told_bytes, weight_bytes
 from ...sweep.rate import flop_rate
-from ...sweep.readout import Drops, Readout, check_targets
+from ...sweep.readout import Drops, Reading, Readout, check_targets
 from ...sweep.result import Occlusion
 from ...sweep.units import Unit, UnitSweep
 from ...zoo.network import Network
@@ -73,7 +73,7 @@ class LargePlan:
         positions: how many boxes.
         units: how many runs of positions that share a region; what is lost where a process is
             killed is one.
-        side: in pixels, of the squares that make a unit.
+        side: in pixels, of a unit at most.
         pass_flops: of the first pass over the image.
         flops: of the positions' windows and the regions around them.
         plain_flops: of one plain forward pass over the image.
@@ -101,7 +101,10 @@ class LargePlan:
     def __str__(self) -> str:
         plain = self.plain_flops * self.positions
         rows = [
-            ("positions", f"{self.positions} in {self.units} units of {self.side} pixels a side"),
+            (
+                "positions",
+                f"{self.positions} in {self.units} units of at most {self.side} pixels a side",
+            ),
             (
                 "first pass",
                 f"{self.pass_flops / 1e12:.2f} TFLOP, about {self.pass_seconds:.0f} s",
@@ -161,6 +164,7 @@ class Large:
         self.call = Call(self.subject.model, (), self.like.new_empty(1, *[1] * 3), output)
         self.packs = Packs()
         self.reserved = 0
+        self._reading: Reading | None = None
         self.content = self._content(baseline)
 
     @cached_property
@@ -251,14 +255,21 @@ class Large:
             whole.targets,
         )
 
+    def first_pass(self, watch: Watch | None = None) -> Reading:
+        """What is read of the image as it is; one pass over it, the first time."""
+        if self._reading is None:
+            watch = watch or Silent()
+            with _phase(watch, "pass", prod(self.shape[1:])), self._computing():
+                self._reading = self.sweep.base(watch.advance)
+                give_back()
+        return self._reading
+
     def drops(
         self, units: Sequence[Unit], watch: Watch | None = None
     ) -> Iterator[tuple[Unit, Drops]]:
         """Some units and their drops, one after the other; first, one pass over the image."""
         watch = watch or Silent()
-        with _phase(watch, "pass", prod(self.shape[1:])), self._computing():
-            self.sweep.base(watch.advance)
-            give_back()
+        self.first_pass(watch)
         with _phase(watch, "sweep", sum(len(unit.positions) for unit in units)):
             try:
                 for unit, following in itertools.zip_longest(units, units[1:]):
