@@ -127,7 +127,7 @@ def _pass(task: Large, store: Store, watch: Watch) -> None:
     """
     maps, kept = task.sweep.maps, store.first_pass
     known = kept is not None and maps.carry(kept)
-    found = task.first_pass(watch)
+    found = task.first_pass(None if known else watch)
     if not known and (carried := maps.carried()) is not None:
         store.write_first_pass(carried)
     if store.base is None or store.targets is None:
