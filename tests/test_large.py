@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import copy
 import math
-import random
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -478,45 +475,3 @@ def test_a_store_of_something_else_is_refused(
     with pytest.raises(ValueError, match=f"was made for another run: .*{name}"):
         fill(model, image, complete, **more)
     assert tree(complete) == before
-
-
-RUN = """
-import sys, torch
-sys.path.insert(0, {tests!r})
-from pathlib import Path
-from test_large import fill, of_small_fields, random_images
-torch.set_num_threads(1)
-fill(of_small_fields(), random_images((3, 300, 280), 1, seed=9)[0], Path({path!r}))
-"""
-
-
-def test_killed_at_random_instants_it_finishes_with_the_same_bytes(
-    tmp_path: Path,
-) -> None:
-    path, clean = tmp_path / "killed", tmp_path / "clean"
-    code = RUN.format(tests=str(Path(__file__).parent), path=str(path))
-    kills, drawn = 0, random.Random(0)
-    for _ in range(8):
-        if kills == 2:
-            break
-        run = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE)
-        done = 0
-        try:
-            while run.poll() is None:
-                now = status(path)["units_done"] if (path / "zarr.json").exists() else 0
-                if now > done or (now and drawn.random() < 0.2):
-                    run.send_signal(signal.SIGKILL)
-                    kills += 1
-                    break
-                time.sleep(0.002)
-        finally:
-            _, error = run.communicate()
-        assert run.returncode in (0, -signal.SIGKILL), error.decode()
-        if run.returncode == 0 and not kills:  # it was done before it was seen at work
-            shutil.rmtree(path)
-    assert kills
-    subprocess.run([sys.executable, "-c", code], check=True)
-    clean_code = RUN.format(tests=str(Path(__file__).parent), path=str(clean))
-    subprocess.run([sys.executable, "-c", clean_code], check=True)
-    assert status(path)["finished"]
-    assert tree(path) == tree(clean)

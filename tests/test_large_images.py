@@ -75,6 +75,7 @@ def test_a_damaged_tile_ends_a_sweep_in_a_sentence(nursery: Nursery, tmp_path: P
     assert not list((tmp_path / "store" / "drops").glob("c.*"))
 
 
+@pytest.mark.slow
 def test_headers_with_a_wrong_byte_never_crash(nursery: Nursery, tmp_path: Path) -> None:
     picture(tmp_path)
     path = tmp_path / "scene.tif"

@@ -132,6 +132,7 @@ def watched(path: Path, watch: Silent) -> None:
     fill(job, path, watch=watch)
 
 
+@pytest.mark.slow
 def test_killed_at_every_kind_of_event(
     nursery: Nursery, clean: dict[str, bytes], tmp_path: Path
 ) -> None:
@@ -159,6 +160,7 @@ def doomed(path: Path, at: int, when: str) -> int:
     return dying(lambda: sweep(path), at, when)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_killed_as_a_file_appears(
     nursery: Nursery, clean: dict[str, bytes], tmp_path: Path, when: str
@@ -373,6 +375,7 @@ def damaged(path: Path, how: str) -> None:
     path.write_bytes(bad)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("state", ["finished", "half"])
 def test_damage_is_never_used(
     nursery: Nursery, clean: dict[str, bytes], tmp_path: Path, state: str

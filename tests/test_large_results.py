@@ -271,12 +271,17 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-@pytest.mark.parametrize("name", CASES)
+QUICK = ("2-D targets", "2-D roi", "1-D", "3-D")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=() if n in QUICK else pytest.mark.slow) for n in CASES]
+)
 def test_a_store_is_read_back_as_what_it_is_without_one(tmp_path: Path, name: str) -> None:
     network, arguments = CASES[name]
     model, image = NETS[network].build(), NETS[network].images()[0]
 
-    def job(memory: int = 1 << 16) -> Large:
+    def job(memory: int = 1 << 20) -> Large:
         made = smallest(model, image, memory, **given(arguments))
         made.sweep.units = partitioned(made.grid, max(1, min(image.shape[1:]) // 3))
         return made
@@ -519,6 +524,7 @@ def test_pictures_have_the_colours_of_overlays(tmp_path: Path) -> None:
 # --- killed while they are written ---------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_killed_while_maps_are_written_it_finishes(
     near: nn.Module, scene: Tensor, complete: Path, tmp_path: Path
 ) -> None:

@@ -125,10 +125,10 @@ def _pass(task: Large, store: Store, watch: Watch) -> None:
     """The first pass over the image, unless another process has kept what it found, and the scores
     of the unoccluded image.
     """
-    maps, kept = task.sweep.maps, store.first_pass
-    known = kept is not None and maps.carry(kept)
-    found = task.first_pass(None if known else watch)
-    if not known and (carried := maps.carried()) is not None:
+    kept = store.first_pass
+    found = task.first_pass(watch, kept)
+    carried = task.sweep.maps.carried()
+    if carried is not None and carried != kept:
         store.write_first_pass(carried)
     if store.base is None or store.targets is None:
         targets = torch.arange(found.base.shape[1]) if found.targets is None else found.targets[0]

@@ -255,11 +255,18 @@ class Large:
             whole.targets,
         )
 
-    def first_pass(self, watch: Watch | None = None) -> Reading:
-        """What is read of the image as it is; one pass over it, the first time."""
+    def first_pass(self, watch: Watch | None = None, carried: bytes | None = None) -> Reading:
+        """What is read of the image as it is; one pass over it, the first time.
+
+        Args:
+            watch: is told of it.
+            carried: what an earlier pass has found, if there was one: it saves this one.
+        """
         if self._reading is None:
-            watch = watch or Silent()
-            with _phase(watch, "pass", prod(self.shape[1:])), self._computing():
+            watch, pixels = watch or Silent(), prod(self.shape[1:])
+            with _phase(watch, "pass", pixels), self._computing():
+                if carried is not None and self.sweep.maps.carry(carried):
+                    watch.advance(pixels)
                 self._reading = self.sweep.base(watch.advance)
                 give_back()
         return self._reading
