@@ -6,8 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from torch import Tensor, nn
 
 from forked import Nursery
+from nets import of_small_fields, random_images
 
 
 @pytest.fixture(scope="session")
@@ -37,3 +39,15 @@ def complete(nursery: Nursery, scenery: Path) -> dict[str, bytes]:
 
     assert nursery.run(command, "store", folder=scenery)[0] == 0
     return files(scenery / "store")
+
+
+@pytest.fixture(scope="module")
+def near() -> nn.Module:
+    """A network that looks at few pixels around each."""
+    return of_small_fields()
+
+
+@pytest.fixture(scope="module")
+def scene() -> Tensor:
+    """An image of several of its units, where the memory is small."""
+    return random_images((3, 300, 280), 1, seed=9)[0]

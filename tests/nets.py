@@ -913,3 +913,11 @@ MULTI: dict[str, MultiCase] = {
     ),
     "unet": MultiCase(lambda _: unet(3, 1 / 16, depth=2), (3, 33, 25)),
 }
+
+
+def of_small_fields() -> nn.Module:
+    """A network whose units see 23 pixels."""
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(3, 8, 3, 2), nn.ReLU(), nn.MaxPool2d(3, 2), nn.Conv2d(8, 8, 3), nn.ReLU()]
+    layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5)]
+    return calibrate(nn.Sequential(*layers), random_images((3, 64, 64), 8))

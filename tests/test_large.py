@@ -116,19 +116,6 @@ def network() -> nn.Module:
     return calibrate(seeded(lambda: resnet18(7, 1 / 8)), random_images((3, 64, 64), 8))
 
 
-def of_small_fields() -> nn.Module:
-    """A network whose units see 23 pixels."""
-    torch.manual_seed(0)
-    layers = [nn.Conv2d(3, 8, 3, 2), nn.ReLU(), nn.MaxPool2d(3, 2), nn.Conv2d(8, 8, 3), nn.ReLU()]
-    layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5)]
-    return calibrate(nn.Sequential(*layers), random_images((3, 64, 64), 8))
-
-
-@pytest.fixture(scope="module")
-def near() -> nn.Module:
-    return of_small_fields()
-
-
 @pytest.fixture(scope="module")
 def picture() -> Tensor:
     return random_images((3, 120, 150), 1, seed=5)[0]
@@ -372,11 +359,6 @@ def fill(model: nn.Module, image: Any, path: Path, **more: Any) -> Store:
 
 
 @pytest.fixture(scope="module")
-def scene() -> Tensor:
-    return random_images((3, 300, 280), 1, seed=9)[0]
-
-
-@pytest.fixture(scope="module")
 def complete(near: nn.Module, scene: Tensor, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("stores") / "whole"
     assert fill(near, scene, path).finished
@@ -454,7 +436,11 @@ def test_the_first_pass_is_kept_until_the_store_is_finished(
         raise AssertionError("passed again")
 
     monkeypatch.setattr("backsight.sweep.stream.StreamedMaps.strips", never)
+    left = (path / ".pass").read_bytes()
     assert fill(near, scene, path, shard=(1, 2)).finished
+    assert tree(path) == tree(complete)
+    (path / ".pass").write_bytes(left)  # of a writer that was late, and killed
+    assert fill(near, scene, path).finished
     assert tree(path) == tree(complete)
 
 

@@ -28,8 +28,8 @@ from backsight.sources import geo, open_source
 from backsight.sweep.grid import EDGES, grid
 from backsight.sweep.readout import Readout
 from backsight.sweep.units import UnitSweep, partitioned
-from nets import NETS, random_images
-from test_large import of_small_fields, smallest, task, tree
+from nets import NETS
+from test_large import smallest, task, tree
 from test_occlusion_store import in_child
 
 pytest.importorskip("google_crc32c")
@@ -37,16 +37,6 @@ tifffile = pytest.importorskip("tifffile")
 
 WHERE: dict[str, Any] = {"window": 24, "stride": 16}
 MEMORY = 1 << 20
-
-
-@pytest.fixture(scope="module")
-def near() -> nn.Module:
-    return of_small_fields()
-
-
-@pytest.fixture(scope="module")
-def scene() -> Tensor:
-    return random_images((3, 300, 280), 1, seed=9)[0]
 
 
 @pytest.fixture(scope="module")

@@ -13,9 +13,9 @@ import backsight
 from backsight.methods.large import glance
 from backsight.methods.large.watch import OfStore, StoreBars, Together
 from backsight.occlusion_store import Store
-from test_large import near, picture
+from test_large import picture
 
-__all__ = ["near", "picture"]  # fixtures
+__all__ = ["picture"]  # a fixture
 
 GIVEN = {"window": 16, "stride": 8, "memory": 1 << 19}
 

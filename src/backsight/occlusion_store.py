@@ -618,13 +618,14 @@ def status(path: Pathlike) -> dict[str, Any]:
 
 
 def tidy(path: Pathlike) -> None:
-    """Remove the lock and temporary files of killed writers, where nobody is writing and the folder
-    can be written to.
+    """Remove what killed writers have left in a finished store, where nobody is writing and the
+    folder can be written to: a lock, temporary files, what a first pass has found.
     """
     folder = Path(path)
-    if (folder / _LOCK).exists():
-        with contextlib.suppress(OSError, RuntimeError):
-            _Lock(folder, shared=False).release()
+    if (folder / _LOCK).exists() or (folder / _PASS).exists():
+        with contextlib.suppress(OSError, RuntimeError), _Lock.held(folder, False) as lock:
+            (folder / _PASS).unlink(missing_ok=True)
+            lock.release()
 
 
 class _Lock:

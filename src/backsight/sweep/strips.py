@@ -79,23 +79,19 @@ class Band:
         """The most bytes that maps take: the first strips have the most to compute."""
         nodes = self.graph.nodes
         held: dict[int, Box] = {}
-        sizes: dict[int, int] = {}
         peak = 0
         for step in itertools.islice(self.steps(), 3):
             for i, box in step.new.items():
                 # What was kept stays beside what is new until both have been read.
-                sizes[i] = sizes.get(i, 0) + node_bytes(nodes[i], box)
-                beside = self.maps.beside(nodes[i], box, step.new)
-                peak = max(peak, sum(sizes.values()) + beside)
                 held[i] = hull(held[i], box) if i in held else box
+                beside = self.maps.beside(nodes[i], box, step.new)
+                peak = max(peak, sum(node_bytes(nodes[j], b) for j, b in held.items()) + beside)
                 for j in (j for j, last in step.last.items() if last == i):
                     keep = step.keeps[j]
                     if keep is None:
                         held.pop(j, None)
-                        sizes.pop(j, None)
                     else:
                         held[j] = ((keep, held[j][0][1]), *held[j][1:])
-                        sizes[j] = node_bytes(nodes[j], held[j])
         return peak
 
     def steps(self) -> Iterator[Step]:

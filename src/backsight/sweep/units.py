@@ -54,6 +54,7 @@ class Estimate:
         window_flops, region_flops: of the windows of its positions, and of the maps around them.
         seconds: about.
         bytes, window_bytes: at the most, of all and of windows alone.
+        barriers: the operations that need whole maps, by name.
     """
 
     positions: int
@@ -62,6 +63,7 @@ class Estimate:
     seconds: float
     bytes: int
     window_bytes: int
+    barriers: tuple[str, ...]
 
 
 class UnitSweep:
@@ -99,7 +101,8 @@ class UnitSweep:
         #: Operations of the first pass over the image, and the most bytes it takes.
         self.pass_flops, self.pass_bytes = self.maps.first_pass()
         self.side, self.units = self._units()
-        self._reading: Reading | None = None
+        #: What is read of the image as it is; None before the first pass over it.
+        self.reading: Reading | None = None
         self._next: tuple[Unit, Sweep] | None = None
 
     def base(self, progress: Progress | None = None) -> Reading:
@@ -108,12 +111,12 @@ class UnitSweep:
         Args:
             progress: called with the number of pixels just passed.
         """
-        if self._reading is None:
+        if self.reading is None:
             self.maps.passed = progress or self.maps.passed
             output = self.maps.value(self.graph.output)
             assert isinstance(output, Tensor)
-            self._reading = self.readout.of(output.double().reshape(1, -1), tuple(output.shape[1:]))
-        return self._reading
+            self.reading = self.readout.of(output.double().reshape(1, -1), tuple(output.shape[1:]))
+        return self.reading
 
     def run(self, unit: Unit, progress: Progress, following: Unit | None = None) -> Drops:
         """The drops of a unit's positions, in their order.
@@ -152,6 +155,7 @@ class UnitSweep:
             seconds,
             region_bytes + plan.batch_bytes,
             plan.batch_bytes,
+            plan.barriers,
         )
 
     def _of(self, unit: Unit) -> Sweep:
@@ -181,12 +185,12 @@ class UnitSweep:
         side = _LEAST
         while not best[0] or side < 2 * max(size):
             units = partitioned(self.grid, side)
-            looked_at = [(unit, self.estimate(unit)) for unit in _widest(units, self.grid, size)]
-            windows = max(found.window_bytes for _, found in looked_at)
-            region = max(found.bytes - found.window_bytes for _, found in looked_at)
-            unit, found = looked_at[0]
+            looked_at = [self.estimate(unit) for unit in _widest(units, self.grid, size)]
+            windows = max(found.window_bytes for found in looked_at)
+            region = max(found.bytes - found.window_bytes for found in looked_at)
+            found = looked_at[0]
             if not best[0]:
-                names = ", ".join(self._sweep(unit, None).plan.barriers[:3])
+                names = ", ".join(found.barriers[:3])
                 where = f", where {names} read maps as a whole," if names else ""
                 self.budget.check_windows(windows, f"a window{where}")
                 self.budget.check_maps(region, "the region that a few positions read")

@@ -67,8 +67,8 @@ def large_occlusion(
         output: which output of a model that returns several.
         probability, targets, top: as for `occlusion`.
         memory: bytes that the sweep may take beside the model: weights laid out for it, regions of
-            maps, windows, what is read ahead. What torch and its compiler take once per process,
-            some 150 MiB, comes on top.
+            maps, windows, what is read ahead. What torch and its compiler take once per process
+            comes on top.
         store: a folder to write the result to, unit by unit, in zarr format 3: drops and scores,
             and what else `read_occlusion` makes an `Occlusion` of. If it holds a part of the same
             sweep, that is taken up: a killed run is finished by the same call, and the store then

@@ -6,7 +6,7 @@ import gc
 import itertools
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
@@ -164,7 +164,6 @@ class Large:
         self.call = Call(self.subject.model, (), self.like.new_empty(1, *[1] * 3), output)
         self.packs = Packs()
         self.reserved = 0
-        self._reading: Reading | None = None
         self.content = self._content(baseline)
 
     @cached_property
@@ -262,14 +261,13 @@ class Large:
             watch: is told of it.
             carried: what an earlier pass has found, if there was one: it saves this one.
         """
-        if self._reading is None:
-            watch, pixels = watch or Silent(), prod(self.shape[1:])
-            with _phase(watch, "pass", pixels), self._computing():
-                if carried is not None and self.sweep.maps.carry(carried):
+        sweep, pixels, watch = self.sweep, prod(self.shape[1:]), watch or Silent()
+        if sweep.reading is None:
+            with _phase(watch, "pass", pixels), self._computing(), closing(sweep):
+                if carried is not None and sweep.maps.carry(carried):
                     watch.advance(pixels)
-                self._reading = self.sweep.base(watch.advance)
-                give_back()
-        return self._reading
+                sweep.base(watch.advance)
+        return sweep.base()
 
     def drops(
         self, units: Sequence[Unit], watch: Watch | None = None
@@ -277,16 +275,14 @@ class Large:
         """Some units and their drops, one after the other; first, one pass over the image."""
         watch = watch or Silent()
         self.first_pass(watch)
-        with _phase(watch, "sweep", sum(len(unit.positions) for unit in units)):
-            try:
-                for unit, following in itertools.zip_longest(units, units[1:]):
-                    with self._computing():
-                        found = self.sweep.run(unit, watch.advance, following)
-                        empty = self.grid.empty[torch.from_numpy(unit.positions)]
-                        found.drops[:, empty.to(found.drops.device)] = 0
-                    yield unit, found
-            finally:
-                self.sweep.close()
+        total = sum(len(unit.positions) for unit in units)
+        with _phase(watch, "sweep", total), closing(self.sweep):
+            for unit, following in itertools.zip_longest(units, units[1:]):
+                with self._computing():
+                    found = self.sweep.run(unit, watch.advance, following)
+                    empty = self.grid.empty[torch.from_numpy(unit.positions)]
+                    found.drops[:, empty.to(found.drops.device)] = 0
+                yield unit, found
 
     @contextmanager
     def _computing(self) -> Iterator[None]:
